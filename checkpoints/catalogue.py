@@ -1,0 +1,48 @@
+"""Names of models and the folders behind them. Standard library only, so that `list` starts at once."""
+
+import difflib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import UserError
+
+CONFIG, WEIGHTS, RESULTS, REFERENCE = "config.json", "model.safetensors", "results.json", "reference.safetensors"
+
+
+def shipped() -> dict[str, Path]:
+    """The models that ship with the project: name -> folder, sorted by name."""
+    root = Path(str(files("checkpoints")))
+    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
+
+
+def find(model: str) -> Path:
+    """The folder of a MODEL: a shipped name, or the path of a model folder (written with a separator, or ".").
+
+    Raises:
+        UserError: naming the nearest shipped names, or the file that the folder lacks.
+    """
+    models = shipped()
+    if model in models:
+        return models[model]
+    folder = Path(model)
+    if not folder.is_dir():
+        near = difflib.get_close_matches(model, models, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped models: {', '.join(models) or 'none'}"
+        raise UserError(f"unknown model {model!r}: neither a shipped name nor a folder; {hint}")
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{model!r} is not a model folder: {name} is missing")
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, or a UserError that names the file and what is wrong."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error or type(error).__name__}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,51 @@
+"""Train a small diffusion model on hand-written digits for about two minutes, then draw what it learned.
+
+Writes samples.png: real digits, what the new model draws, what the shipped model draws.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="the run folder; an earlier demo is replaced")
+
+
+def run(args: argparse.Namespace) -> int:
+    from zoo.errors import UserError
+
+    folder: Path = args.folder
+    if folder.exists():
+        if not (folder / "config.yaml").is_file() and any(folder.iterdir()):
+            raise UserError(f"--folder {str(folder)!r} holds something that is not an earlier demo: choose another folder")
+        shutil.rmtree(folder)
+
+    import torch
+
+    import checkpoints
+    from checkpoints.store import build
+    from commands import train
+    from commands.pictures import draw_panels
+    from datamodules import Digits
+
+    print("Training a diffusion model on 1,000 hand-written digits, about two minutes ...", file=sys.stderr)
+    status = train.run("fit", ["--config", "demo", "--trainer.default_root_dir", str(folder)])
+    if status:
+        return status
+    content = train.read_checkpoint(folder / train.LAST)
+    mine = build(content["model"], content["arguments"])
+    mine.load_state_dict({name.removeprefix("model."): weight for name, weight in content["state_dict"].items()})
+
+    def draw(model: torch.nn.Module) -> torch.Tensor:
+        return model.sample(100, steps=50, generator=torch.Generator().manual_seed(1))  # type: ignore[operator,no-any-return]
+
+    real = Digits().images("test")[:100]
+    panels = [("real digits", real), ("drawn by your model", draw(mine))]
+    panels.append(("drawn by the shipped ddpm-digits", draw(checkpoints.load("ddpm-digits"))))
+    picture = folder / "samples.png"
+    draw_panels(picture, panels)
+    print(f"\nLook at {picture}: real digits, digits that your model draws, digits that the shipped model draws.")
+    print(f"Learning curves: {folder / 'curves.png'}.  Next: `lightning-zoo sample ddpm-digits --output digits.png`")
+    return 0

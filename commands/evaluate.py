@@ -1,0 +1,188 @@
+"""Measure every metric of a model's card again, and compare.
+
+A metric passes if it differs from the card by at most 3 standard errors, computed from the spread and the sample sizes
+of the card and of this run. By default long measurements use fewer draws than the card did, to end within ten minutes on
+two cores; --full uses the card's own numbers. Exit status 1 if a metric does not pass.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from checkpoints.catalogue import CONFIG, RESULTS, find, read_json
+from commands.options import add_device, choose_device
+from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from datamodules.images import ImageDataModule
+
+JUDGE = {"digits": "classifier-digits"}  # data -> the model whose features the FID is taken in
+
+
+class Measurement(NamedTuple):
+    """The mean of `count` values whose standard deviation is `spread`."""
+
+    value: float
+    spread: float
+    count: int
+    protocol: str
+
+    @classmethod
+    def of(cls, values: Iterable[float], protocol: str, scale: float = 1.0) -> "Measurement":
+        """The mean of values, each multiplied by `scale`."""
+        values = [scale * value for value in values]
+        mean = sum(values) / len(values)
+        variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+        return cls(mean, math.sqrt(variance), len(values), protocol)
+
+
+Metrics = dict[str, Measurement]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a shipped name, or a model folder")
+    parser.add_argument("--full", action="store_true", help="as many draws as the card states, however long it takes")
+    parser.add_argument(
+        "--update", action="store_true", help="for authors: measure in full and write results.json, card and picture"
+    )
+    parser.add_argument("--data", choices=sorted(JUDGE), help="the data, for a model folder that does not say it")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+    add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = find(args.model)
+    config = read_json(folder / CONFIG)
+    name = folder.resolve().name
+    if not args.update and not (folder / RESULTS).is_file():
+        raise UserError(f"{args.model!r} has no {RESULTS} to compare with: write it with --update")
+    data_name = args.data or config.get("origin", {}).get("data")
+    if data_name not in JUDGE:
+        raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(JUDGE)}")
+
+    import checkpoints
+    from datamodules import Digits
+
+    data = {"digits": Digits}[data_name]()
+    model = checkpoints.load(args.model, choose_device(args.device))
+    measure = {"image-diffusion": measure_diffusion, "image-classifier": measure_classifier}[config["model"]]
+    metrics = measure(model, data, full=args.full or args.update, say=_say)
+    if args.update:
+        from commands.card import write_card
+
+        write_card(folder, model, data, data_name, metrics)
+        print(f"wrote {folder / RESULTS} and the card")
+        return 0
+    return _compare(name, read_json(folder / RESULTS), metrics, as_json=args.json)
+
+
+def _compare(name: str, results: dict[str, Any], metrics: Metrics, *, as_json: bool) -> int:
+    answer: dict[str, dict[str, Any]] = {}
+    for metric, entry in results["metrics"].items():
+        if metric not in metrics:
+            raise UserError(f"the card of {name!r} has a metric {metric!r} that this version does not measure")
+        now = metrics[metric]
+        # at least the rounding of float32 sums, where a metric has no spread at all
+        tolerance = max(3 * entry["spread"] * math.sqrt(1 / entry["count"] + 1 / now.count), 1e-4 * abs(entry["value"]))
+        ok = abs(now.value - entry["value"]) <= tolerance
+        answer[metric] = {"card": entry["value"], "now": now.value, "tolerance": tolerance, "ok": ok}
+    if as_json:
+        print(json.dumps({"name": name, "metrics": answer}, indent=2))
+    else:
+        print(f"{name}\n{'metric':<34}{'card':>10}{'now':>10}{'tolerance':>11}")
+        for metric, row in answer.items():
+            verdict = "ok" if row["ok"] else "OUTSIDE"
+            print(f"{metric:<34}{row['card']:>10.4f}{row['now']:>10.4f}{row['tolerance']:>11.4f}  {verdict}")
+    return 0 if all(row["ok"] for row in answer.values()) else 1
+
+
+def measure_classifier(
+    model: "nn.Module", data: "ImageDataModule", *, full: bool, say: Callable[[str], None]
+) -> Metrics:
+    """Accuracy on the test and validation splits."""
+    import torch
+
+    say("classifying")
+    metrics = {}
+    device = next(model.parameters()).device
+    for split, name in (("test", "test_accuracy"), ("val", "validation_accuracy")):
+        images, labels = data.images(split), data.labels(split)
+        with torch.inference_mode():
+            right = (model(images.to(device)).argmax(1).cpu() == labels).double()
+        metrics[name] = Measurement.of(right.tolist(), f"share of the {len(labels)} {split} images read right")
+    return metrics
+
+
+def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: Callable[[str], None]) -> Metrics:
+    """Feature-FID with 50 DDIM and 1000 ancestral steps, the variational bound, precision and recall, and copying.
+
+    FID is divided by that of training images against the same test images: 1 is as close to the test images as the
+    training images are.
+    """
+    import torch
+
+    import checkpoints
+    from zoo.metrics.likelihood import bits_per_dim
+    from zoo.metrics.samples import FeatureFID, nearest_distances, precision_recall
+
+    judge: Any = checkpoints.load(JUDGE[type(data).__name__.lower()])
+    train, test = data.images("train"), data.images("test")
+    count, draws = len(test), 20
+    fid = FeatureFID(judge, test)
+    with torch.inference_mode():
+        test_features = judge.features(test)
+
+    shuffled = torch.Generator().manual_seed(0)
+    baseline = [fid(train[torch.randperm(len(train), generator=shuffled)[:count]]) for _ in range(draws)]
+    base = sum(baseline) / draws
+    unseen = nearest_distances(test, train).median().item()
+    space = f"features of {JUDGE[type(data).__name__.lower()]}, {count} samples against the {count} test images"
+    metrics: Metrics = {}
+    extra: Metrics = {}
+    last = model.process.num_timesteps
+    for label, options, number in (
+        ("ddim50", {"sampler": "ddim", "steps": 50}, draws),
+        (f"ddpm{last}", {"sampler": "ddpm", "steps": last}, draws if full else 2),
+    ):
+        distances, nearest, precision, recall = [], [], [], []
+        for draw in range(number):
+            say(f"{label}: draw {draw + 1} of {number}")
+            samples = model.sample(count, generator=torch.Generator().manual_seed(draw), **options).cpu()
+            distances.append(fid(samples))
+            nearest.append(nearest_distances(samples, train).median().item())
+            with torch.inference_mode():
+                pair = precision_recall(test_features, judge.features(samples))
+            precision.append(pair[0])
+            recall.append(pair[1])
+        metrics[f"fid_ratio_{label}"] = Measurement.of(
+            distances, f"FID over the mean FID of {count} training images, {base:.4f}; {space}; mean of draws", 1 / base
+        )
+        metrics[f"nearest_ratio_{label}"] = Measurement.of(
+            nearest,
+            f"median distance of a sample to its nearest training image over that of the test images, {unseen:.4f}; "
+            "below 1 is copying; mean of draws",
+            1 / unseen,
+        )
+        extra[f"fid_{label}"] = Measurement.of(distances, f"FID, {space}; mean of draws")
+        extra[f"precision_{label}"] = Measurement.of(precision, f"precision, 3 nearest neighbours, {space}; mean of draws")
+        extra[f"recall_{label}"] = Measurement.of(recall, f"recall, 3 nearest neighbours, {space}; mean of draws")
+
+    say("variational bound")
+    device = next(model.parameters()).device
+    bound = model.bound(test.to(device), data.levels, generator=torch.Generator().manual_seed(0))
+    bits = bits_per_dim(-bound.total, test[0].numel()).tolist()
+    metrics["bound_bits_per_dim"] = Measurement.of(
+        bits, f"variational bound of the {count} test images, {data.levels} grey levels, all {last} terms, x0 clipped"
+    )
+    metrics["fid_training_images"] = Measurement.of(baseline, f"FID of {count} training images, {space}; mean of draws")
+    return metrics | extra
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

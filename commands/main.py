@@ -1,0 +1,83 @@
+"""Dispatches a verb to its file. Nothing heavy is imported before the verb is known."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from zoo.errors import UserError
+
+TRAINING_VERBS = {
+    "fit": "train a model from a config",
+    "validate": "measure the validation loss of a training checkpoint",
+    "test": "measure the test metrics of a training checkpoint",
+    "predict": "run a model over data and write what it returns",
+}
+MODEL_VERBS = {
+    "list": "the models that ship, with their headline metrics",
+    "sample": "draw images from a model",
+    "evaluate": "measure the metrics of a model's card again",
+    "export": "turn a training checkpoint into a model folder",
+    "demo": "train a small model for two minutes and look at what it draws",
+}
+
+HELP = """usage: {program} VERB ...
+
+Generative models, trained with PyTorch Lightning, ready to sample.
+
+train, with a config (configs/*.yaml, or the name of a shipped model):
+{training}
+
+use a model (a shipped name, or a model folder):
+{model}
+
+`{program} VERB --help` explains a verb. Start with:
+
+  {program} demo
+  {program} sample ddpm-digits --num-samples 64 --seed 0 --output digits.png
+  {program} fit --config ddpm-digits --trainer.default_root_dir runs/mine
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose complaint is a UserError, one line like every other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (`{self.prog} --help` lists the options)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit status: 0, 1 when a check failed, 2 for a user's mistake, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    program = os.path.basename(sys.argv[0]) or "lightning-zoo"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        table = [
+            "\n".join(f"  {verb:<10}{text}" for verb, text in verbs.items()) for verbs in (TRAINING_VERBS, MODEL_VERBS)
+        ]
+        print(HELP.format(program=program, training=table[0], model=table[1]), end="")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb in TRAINING_VERBS:
+            return importlib.import_module("commands.train").run(verb, rest)
+        if verb not in MODEL_VERBS:
+            raise UserError(f"unknown verb {verb!r}; choose from {', '.join([*TRAINING_VERBS, *MODEL_VERBS])}")
+        module = importlib.import_module(f"commands.{verb}")
+        parser = Parser(prog=f"{program} {verb}", description=module.__doc__, formatter_class=_Formatter)
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(rest))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `lightning-zoo list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass

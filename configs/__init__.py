@@ -1,0 +1,1 @@
+"""Configs of runs: one flat YAML each."""

@@ -1,0 +1,6 @@
+"""Data: each a LightningDataModule that knows the sizes a model needs from it."""
+
+from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+from datamodules.latents import Latents
+
+__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Latents"]

@@ -1,0 +1,274 @@
+"""Labelled images on a grid of grey levels, held in memory as whole numbers and handed out as floats in [-1, 1]."""
+
+import abc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.loader import InMemoryLoader
+from zoo.errors import UserError
+
+Split = tuple[Tensor, Tensor]  # images (N, C, H, W) uint8 in 0 ... levels - 1, labels (N,) int64
+
+
+class ImageDataModule(L.LightningDataModule, abc.ABC):
+    """What the image sets share: batches of (images (B, C, H, W) in [-1, 1], labels (B,)).
+
+    A set states its sizes as plain attributes and reads itself in `_read`; everything else is here.
+
+    Args:
+        batch_size: images a batch, in each process.
+        batches_per_epoch: training batches between two validations; by default one pass over the data.
+        horizontal_flip: whether to mirror half of the training images.
+        seed: of the order of the training images.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    levels: int = 256  # grey levels per channel
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        batches_per_epoch: int | None = None,
+        horizontal_flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
+        if batches_per_epoch is not None and batches_per_epoch < 1:
+            raise UserError(f"data.batches_per_epoch must be at least 1, got {batches_per_epoch}")
+        self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
+        self.horizontal_flip, self.seed = horizontal_flip, seed
+        self._splits: dict[str, Split] | None = None
+
+    @abc.abstractmethod
+    def _read(self) -> dict[str, Split]:
+        """The splits "train", "val" and "test"."""
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._splits is None:
+            self._splits = self._read()
+
+    def images(self, split: str) -> Tensor:
+        """All images of "train", "val" or "test" in [-1, 1], (N, C, H, W) float32."""
+        self.setup()
+        assert self._splits is not None
+        return self._to_float(self._splits[split][0])
+
+    def labels(self, split: str) -> Tensor:
+        """The labels of a split, (N,) int64."""
+        self.setup()
+        assert self._splits is not None
+        return self._splits[split][1]
+
+    def train_dataloader(self) -> Any:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return self._loader("val", shuffle=False)
+
+    def test_dataloader(self) -> Any:
+        return self._loader("test", shuffle=False)
+
+    def _loader(self, split: str, *, shuffle: bool) -> InMemoryLoader:
+        self.setup()
+        assert self._splits is not None
+        trainer = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        images, labels = self._splits[split]
+        return InMemoryLoader(
+            images.to(device),
+            labels.to(device),
+            self.batch_size,
+            shuffle=shuffle,
+            batches_per_epoch=self.batches_per_epoch if shuffle else None,
+            transform=self._augment if shuffle and self.horizontal_flip else self._to_float,
+            seed=self.seed,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+
+    def _to_float(self, images: Tensor) -> Tensor:
+        return images.float() * (2 / (self.levels - 1)) - 1
+
+    def _augment(self, images: Tensor) -> Tensor:
+        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+        return self._to_float(torch.where(mirrored, images.flip(-1), images))
+
+
+class Digits(ImageDataModule):
+    """scikit-learn's 1,797 hand-written digits: 8x8, 17 grey levels, 10 classes. Comes with the package: no download.
+
+    Split by index: train 0 ... 999, validation 1000 ... 1349, test 1350 ... 1796. The writers of the three parts differ.
+
+    References:
+        E. Alpaydin & C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI; its test part, CC BY 4.0.
+    """
+
+    image_shape = (1, 8, 8)
+    num_classes = 10
+    levels = 17
+
+    def _read(self) -> dict[str, Split]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images.astype(np.uint8))[:, None]
+        labels = torch.from_numpy(digits.target.astype(np.int64))
+        bounds = {"train": slice(0, 1000), "val": slice(1000, 1350), "test": slice(1350, None)}
+        return {split: (images[rows], labels[rows]) for split, rows in bounds.items()}
+
+
+class _Torchvision(ImageDataModule, abc.ABC):
+    """A set that torchvision reads from `root`; the last `num_val` training images are the validation split.
+
+    Args:
+        root: folder with the files.
+        download: whether to fetch them when they are absent.
+        batch_size, batches_per_epoch, horizontal_flip, seed: see `ImageDataModule`.
+    """
+
+    num_classes = 10
+    num_val: int
+    folder: str  # below `root`, where torchvision looks
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,
+        batch_size: int = 128,
+        batches_per_epoch: int | None = None,
+        horizontal_flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, batches_per_epoch, horizontal_flip, seed)
+        self.root, self.download = root, download
+
+    def _read(self) -> dict[str, Split]:
+        import torchvision.datasets
+
+        read = getattr(torchvision.datasets, type(self).__name__)
+        try:
+            train, test = (read(self.root, train=part, download=self.download) for part in (True, False))
+        except RuntimeError as error:  # torchvision's answer to absent or damaged files
+            raise UserError(
+                f"data.root {self.root!r} has no complete {type(self).__name__} in {Path(self.root) / self.folder}: put the "
+                f"original files there, or pass --data.download true ({str(error).splitlines()[0]})"
+            ) from None
+        except OSError as error:
+            raise UserError(f"data.download could not fetch {type(self).__name__}: {error}") from None
+        full, rest = self._tensors(train), self._tensors(test)
+        num_val = min(self.num_val, len(full[0]) // 10)
+        cut = len(full[0]) - num_val
+        return {
+            "train": (full[0][:cut], full[1][:cut]),
+            "val": (full[0][cut:], full[1][cut:]),
+            "test": rest,
+        }
+
+    @staticmethod
+    def _tensors(dataset: Any) -> Split:
+        images = torch.as_tensor(np.asarray(dataset.data))  # (N, H, W) or (N, H, W, C)
+        images = images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        return images, torch.as_tensor(dataset.targets, dtype=torch.int64)
+
+
+class MNIST(_Torchvision):
+    """70,000 hand-written digits: 28x28, 256 grey levels; the last 5,000 training images are for validation.
+
+    References:
+        LeCun et al. 1998, Gradient-based learning applied to document recognition.
+    """
+
+    image_shape = (1, 28, 28)
+    num_val = 5000
+    folder = "MNIST/raw"
+
+
+class FashionMNIST(_Torchvision):
+    """70,000 articles of clothing: 28x28, 256 grey levels; the last 5,000 training images are for validation.
+
+    References:
+        Xiao et al. 2017, arXiv:1708.07747.
+    """
+
+    image_shape = (1, 28, 28)
+    num_val = 5000
+    folder = "FashionMNIST/raw"
+
+
+class CIFAR10(_Torchvision):
+    """60,000 photographs: 32x32 RGB; the last 5,000 training images are for validation.
+
+    References:
+        Krizhevsky 2009, Learning multiple layers of features from tiny images.
+    """
+
+    image_shape = (3, 32, 32)
+    num_val = 5000
+    folder = "cifar-10-batches-py"
+
+
+class ImageFolder(ImageDataModule):
+    """Your own pictures: one folder a class below `root`, scaled and centre-cropped to `size` x `size`.
+
+    Each tenth picture (by file name) is for validation, the one after it for testing.
+
+    Args:
+        root: folder of class folders.
+        size: height and width in pixels.
+        grayscale: whether to drop the colours.
+        batch_size, batches_per_epoch, horizontal_flip, seed: see `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 32,
+        grayscale: bool = False,
+        batch_size: int = 64,
+        batches_per_epoch: int | None = None,
+        horizontal_flip: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, batches_per_epoch, horizontal_flip, seed)
+        if size < 1:
+            raise UserError(f"data.size must be at least 1, got {size}")
+        if not Path(root).is_dir():
+            raise UserError(f"data.root {root!r} is not a folder: it must hold one folder of pictures for each class")
+        self.root, self.size, self.grayscale = root, size, grayscale
+        self.image_shape = (1 if grayscale else 3, size, size)
+        self.num_classes = sum(entry.is_dir() for entry in Path(root).iterdir())
+        if not self.num_classes:
+            raise UserError(f"data.root {root!r} holds no folder: it must hold one folder of pictures for each class")
+
+    def _read(self) -> dict[str, Split]:
+        from torchvision import datasets
+        from torchvision.transforms import v2
+
+        prepare: list[Callable[[Any], Any]] = [
+            v2.PILToTensor(),
+            v2.Resize(self.size, antialias=True),
+            v2.CenterCrop(self.size),
+        ]
+        if self.grayscale:
+            prepare.append(v2.Grayscale())
+        try:
+            pictures = datasets.ImageFolder(self.root, transform=v2.Compose(prepare))
+            items = [pictures[i] for i in range(len(pictures))]
+        except (FileNotFoundError, OSError) as error:
+            raise UserError(f"data.root {self.root!r} cannot be read: {error}") from None
+        if len(items) < 10:
+            raise UserError(f"data.root {self.root!r} must hold at least 10 pictures, got {len(items)}")
+        images = torch.stack([image for image, _ in items])
+        labels = torch.tensor([label for _, label in items])
+        tenth = torch.arange(len(items)) % 10
+        rows = {"train": tenth < 8, "val": tenth == 8, "test": tenth == 9}
+        return {split: (images[mask], labels[mask]) for split, mask in rows.items()}

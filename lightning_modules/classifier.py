@@ -1,0 +1,90 @@
+"""An image classifier, the judge of the generative models."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_modules.optimizers import adamw
+from zoo.nn.augment import random_affine
+from zoo.nn.classifier import ImageClassifier
+
+
+class Classifier(L.LightningModule):
+    """Minimises the cross-entropy -log p(label | image), with smoothed labels and randomly moved images.
+
+    Args:
+        image_shape: (C, H, W); filled in from the data.
+        num_classes: filled in from the data.
+        channels: width of the first level.
+        channel_multipliers: width of each level, as a multiple of `channels`.
+        num_features: width of the feature layer, the space of the feature-FID.
+        dropout: probability of dropping a feature before the logits.
+        augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
+        label_smoothing: probability mass spread over all classes.
+        learning_rate: of AdamW, after the warm-up.
+        weight_decay: of AdamW.
+        warmup_steps: steps over which the learning rate rises from 0.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
+        num_features: int = 64,
+        dropout: float = 0.3,
+        augmentation: float = 1.0,
+        label_smoothing: float = 0.05,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.arguments = {
+            "image_shape": list(image_shape),
+            "num_classes": num_classes,
+            "channels": channels,
+            "channel_multipliers": list(channel_multipliers),
+            "num_features": num_features,
+            "dropout": dropout,
+        }
+        self.model = ImageClassifier(**self.arguments)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        if self.hparams["augmentation"] > 0:
+            images = random_affine(images, self.hparams["augmentation"])
+        loss = F.cross_entropy(self.model(images).float(), labels, label_smoothing=self.hparams["label_smoothing"])
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Probabilities (B, num_classes)."""
+        return self.model(batch[0]).float().softmax(dim=1)
+
+    def configure_optimizers(self) -> Any:
+        return adamw(
+            self, self.hparams["learning_rate"], self.hparams["weight_decay"], self.hparams["warmup_steps"]
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"], checkpoint["arguments"] = "image-classifier", self.arguments
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
+        images, labels = batch
+        logits = self.model(images).float()
+        size = {"batch_size": len(images), "sync_dist": True}
+        self.log(f"{split}/loss", F.cross_entropy(logits, labels), **size)
+        self.log(f"{split}/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **size)

@@ -1,0 +1,1 @@
+"""Plain PyTorch: mathematics, networks and metrics. Imports nothing else of this project."""

@@ -1,0 +1,1 @@
+"""Denoising diffusion: the noise process, parameterisations, losses, samplers and the variational bound."""

@@ -1,0 +1,1 @@
+"""Measures of generated samples and of densities."""

@@ -1,0 +1,204 @@
+"""The U-Net of the image models. Letters: B batch, C channels, H height, W width, E embedding width."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sinusoidal_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+    """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (width/2)), i = 0 ... width/2 - 1.
+
+    Args:
+        t: times of shape (B,), whole or fractional, in units of a 1000-step process.
+        width: an even number of features.
+
+    Returns:
+        Features of shape (B, width), float32.
+
+    References:
+        Vaswani et al. 2017, arXiv:1706.03762, section 3.5; as a time embedding, Ho et al. 2020, arXiv:2006.11239.
+    """
+    half = width // 2
+    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device, dtype=torch.float32))
+    phases = t.float()[:, None] * frequencies  # (B, width / 2)
+    return torch.cat([phases.cos(), phases.sin()], dim=1)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with at least 4 channels a group, and never more than 32 groups.
+
+    The usual fixed 32 groups fail below 32 channels, and at 32 channels normalise every channel by itself.
+    """
+    groups = next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
+    """Sets every parameter to zero, so that a residual branch starts as the identity."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
+class ResidualBlock(nn.Module):
+    """x -> skip(x) + conv(drop(silu((1 + scale) * norm(conv(silu(norm(x)))) + shift))), scale and shift from the embedding.
+
+    The embedding enters by scale and shift (Dhariwal & Nichol 2021, arXiv:2105.05233, eq. 3, AdaGN).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_in = group_norm(in_channels)
+        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.modulation = nn.Linear(embedding_width, 2 * out_channels)
+        self.norm_out = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)  # each (B, C, 1, 1)
+        h = F.silu(torch.addcmul(shift, self.norm_out(h), 1 + scale))
+        return self.skip(x) + self.conv_out(self.dropout(h))
+
+
+class SelfAttention(nn.Module):
+    """x -> x + project(softmax(Q K^T / sqrt(d)) V) over the H W positions; heads of `head_width` channels."""
+
+    def __init__(self, channels: int, head_width: int = 32) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_width)
+        if channels % self.heads:
+            raise ValueError(f"channels must be divisible by the number of heads {self.heads}, got {channels!r}")
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.project = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, H W, C / heads)
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.project(h.transpose(-1, -2).reshape(batch, channels, height, width))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by self-attention where asked."""
+
+    def __init__(self, widths: list[tuple[int, int]], embedding_width: int, dropout: float, attention: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(i, o, embedding_width, dropout) for i, o in widths)
+        self.attentions = nn.ModuleList(SelfAttention(o) if attention else nn.Identity() for _, o in widths)
+
+
+class UNet(nn.Module):
+    """Predicts one value per pixel from a noisy image, its time, and optionally its class.
+
+    Down path: per level `blocks_per_level` residual blocks, then a strided convolution. Middle: residual,
+    attention, residual. Up path: `blocks_per_level + 1` blocks a level, each fed the matching feature map of the down
+    path, then nearest up-sampling and a convolution. The last convolution starts at zero.
+
+    Args:
+        image_shape: (C, H, W); H and W divisible by 2^(levels - 1).
+        channels: width of the first level.
+        channel_multipliers: width of each level, as a multiple of `channels`.
+        blocks_per_level: residual blocks a level on the way down.
+        attention_levels: levels with self-attention, 0 the finest; the middle has it if the last level has.
+        dropout: probability of dropping a feature in a residual block.
+        num_classes: number of classes, 0 for an unconditional network.
+
+    Shapes:
+        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) of integers in [0, num_classes); output as x.
+
+    References:
+        Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
+        blocks_per_level: int = 1,
+        attention_levels: tuple[int, ...] = (1,),
+        dropout: float = 0.1,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        image_channels, height, width = image_shape
+        levels = len(channel_multipliers)
+        stride = 2 ** (levels - 1)
+        if height % stride or width % stride:
+            raise ValueError(
+                f"image_shape must have height and width divisible by {stride} for {levels} levels, got {image_shape!r}"
+            )
+        if any(level not in range(levels) for level in attention_levels):
+            raise ValueError(f"attention_levels must lie in 0 ... {levels - 1}, got {attention_levels!r}")
+        if channels < 2 or channels % 2:
+            raise ValueError(f"channels must be an even positive number, got {channels!r}")
+        embedding_width = 4 * channels
+        self.channels = channels
+        self.embed_time = nn.Sequential(
+            nn.Linear(channels, embedding_width), nn.SiLU(), nn.Linear(embedding_width, embedding_width)
+        )
+        self.embed_class = nn.Embedding(num_classes, embedding_width) if num_classes else None
+        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
+
+        widths = [channels * multiplier for multiplier in channel_multipliers]
+        current, skips = channels, [channels]  # `skips`: widths of the feature maps that the up path will take
+        self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
+        for level, level_width in enumerate(widths):
+            pairs = [(current if i == 0 else level_width, level_width) for i in range(blocks_per_level)]
+            self.down.append(Level(pairs, embedding_width, dropout, level in attention_levels))
+            current = level_width
+            skips += [current] * blocks_per_level
+            if level < levels - 1:
+                self.downsample.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                skips.append(current)
+
+        self.middle_in = ResidualBlock(current, current, embedding_width, dropout)
+        self.middle_attention = SelfAttention(current) if levels - 1 in attention_levels else nn.Identity()
+        self.middle_out = ResidualBlock(current, current, embedding_width, dropout)
+
+        self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
+        for level, level_width in reversed(list(enumerate(widths))):
+            pairs = []
+            for _ in range(blocks_per_level + 1):
+                pairs.append((current + skips.pop(), level_width))
+                current = level_width
+            self.up.append(Level(pairs, embedding_width, dropout, level in attention_levels))
+            if level > 0:
+                self.upsample.append(nn.Conv2d(current, current, 3, padding=1))
+
+        self.norm_out = group_norm(current)
+        self.conv_out = zero_init(nn.Conv2d(current, image_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        embedding = self.embed_time(sinusoidal_embedding(t, self.channels))  # (B, E)
+        if self.embed_class is not None:
+            if labels is None:
+                raise ValueError("labels must be given to a class-conditional network, got None")
+            embedding = embedding + self.embed_class(labels)
+        elif labels is not None:
+            raise ValueError("labels must be None for an unconditional network")
+        embedding = F.silu(embedding)
+
+        h = self.conv_in(x)
+        skips = [h]
+        for i, level in enumerate(self.down):
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                h = attention(block(h, embedding))
+                skips.append(h)
+            if i < len(self.downsample):
+                h = self.downsample[i](h)  # (B, C, H / 2, W / 2)
+                skips.append(h)
+        h = self.middle_out(self.middle_attention(self.middle_in(h, embedding)), embedding)
+        for i, level in enumerate(self.up):
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
+            if i < len(self.upsample):
+                h = self.upsample[i](F.interpolate(h, scale_factor=2.0, mode="nearest"))  # (B, C, 2 H, 2 W)
+        return self.conv_out(F.silu(self.norm_out(h)))
