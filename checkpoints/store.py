@@ -137,7 +137,9 @@ def verify(model: str) -> float:
 
 def versions() -> dict[str, str]:
     """What made an artifact: this project, Python, PyTorch."""
-    return {"lightning-zoo": version("lightning-zoo"), "python": platform.python_version(), "torch": torch.__version__}
+    # as plain str: a checkpoint may hold nothing else
+    packages = {"lightning-zoo": version("lightning-zoo"), "torch": str(torch.__version__)}
+    return packages | {"python": platform.python_version()}
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -106,7 +107,7 @@ class CommandLine(LightningCLI):
         except UserError:
             raise
         except (ValueError, TypeError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
-            raise UserError(_one_line(str(error))) from None
+            raise UserError(_complaint(str(error))) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -221,6 +222,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"the checkpoint {str(path)!r} does not exist")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} is refused: it is damaged, or holds objects other than tensors and plain values") from None
     except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
         raise UserError(f"{path} is not a whole training checkpoint: {_one_line(str(error))}") from None
     needed = ("model", "arguments", "state_dict", "origin")
@@ -250,9 +253,10 @@ def _name_configs(arguments: list[str]) -> list[str]:
         value = argument.removeprefix("--config=") if argument.startswith("--config=") else value
         if value is None or Path(value).is_file():
             continue
-        config = Path(str(files("configs"))) / f"{value}.yaml"
+        folder = Path(str(files("configs")))
+        config = folder / f"{value}.yaml"
         if not config.is_file():
-            names = sorted(path.stem for path in config.parent.glob("*.yaml"))
+            names = sorted(path.stem for path in folder.glob("*.yaml"))
             near = difflib.get_close_matches(Path(value).stem, names, n=3, cutoff=0.4) or names
             raise UserError(f"--config {value!r} is neither a file nor a known config; did you mean {' or '.join(near)}?")
         if argument.startswith("--config="):
