@@ -1,4 +1,4 @@
-"""Trained models: a name or a folder becomes a `zoo` model; the models that ship with the project live beside this file.
+"""Trained models: a name or a folder becomes a `zoo` model; those that ship with the project live beside this file.
 
     from checkpoints import load
 

@@ -13,7 +13,8 @@ DATASETS = {
     "digits": (
         "scikit-learn digits",
         "scikit-learn's digits: 1,797 hand-written digits, 8x8 pixels, 17 grey levels (the test part of UCI's Optical "
-        "Recognition of Handwritten Digits, CC BY 4.0). Split by index: train 0-999, validation 1000-1349, test 1350-1796.",
+        "Recognition of Handwritten Digits, CC BY 4.0). Split by index: train 0-999, validation 1000-1349, "
+        "test 1350-1796.",
     )
 }
 
@@ -62,22 +63,25 @@ def render(folder: Path) -> str:
             for metric, entry in results["metrics"].items()
         ],
     )
-    return "\n\n".join(
-        [
-            f"---\n{metadata.to_yaml()}\n---",
-            f"# {name}",
-            _summary(config, folder),
-            f"![samples]({results['picture']})" if results.get("picture") else "",
-            "## Use\n\n" + USES[config["model"]].format(name=name),
-            "## Numbers\n\n" + _table(results["metrics"]),
-            _judge(results),
-            f"Measured by `{results['command']}`; `lightning-zoo evaluate {name}` measures them again. "
-            "The value is a mean over the stated count, with its standard error.",
-            "## Training\n\n" + _training(config, name),
-            f"## Data\n\n{about}",
-            "Weights: Apache-2.0.",
-        ]
-    ).replace("\n\n\n\n", "\n\n") + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"---\n{metadata.to_yaml()}\n---",
+                f"# {name}",
+                _summary(config, folder),
+                f"![samples]({results['picture']})" if results.get("picture") else "",
+                "## Use\n\n" + USES[config["model"]].format(name=name),
+                "## Numbers\n\n" + _table(results["metrics"]),
+                _judge(results),
+                f"Measured by `{results['command']}`; `lightning-zoo evaluate {name}` measures them again. "
+                "The value is a mean over the stated sample size, with its standard error.",
+                "## Training\n\n" + _training(config, name),
+                f"## Data\n\n{about}",
+                "Weights: Apache-2.0.",
+            ]
+        ).replace("\n\n\n\n", "\n\n")
+        + "\n"
+    )
 
 
 def _summary(config: dict[str, Any], folder: Path) -> str:
@@ -88,8 +92,8 @@ def _summary(config: dict[str, Any], folder: Path) -> str:
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
     rows = ["| metric | value | how |", "| --- | --- | --- |"]
     for metric, entry in metrics.items():
-        error = entry["spread"] / entry["count"] ** 0.5
-        rows.append(f"| {metric} | {entry['value']:.4f} ± {error:.4f} | {entry['protocol']} ({entry['count']}) |")
+        error = entry["spread"] / entry["size"] ** 0.5
+        rows.append(f"| {metric} | {entry['value']:.4f} ± {error:.4f} | {entry['protocol']} ({entry['size']}) |")
     return "\n".join(rows)
 
 
@@ -98,8 +102,8 @@ def _judge(results: dict[str, Any]) -> str:
         return ""
     judge = results["judge"]
     return (
-        f"The features are those of `{judge['name']}`, which reads {100 * judge['test_accuracy']:.2f} % of the test images "
-        "right. A feature-FID compares with another only under the same network, sample sizes and split."
+        f"The features are those of `{judge['name']}`, which reads {100 * judge['test_accuracy']:.2f} % of the test "
+        "images right. A feature-FID compares with another only under the same network, sample sizes and split."
     )
 
 

@@ -1,4 +1,4 @@
-"""Model folders: writing, reading and verifying them. Weights are safetensors, everything else JSON: nothing is unpickled.
+"""Model folders: writing, reading and verifying. Weights are safetensors, everything else JSON: nothing is unpickled.
 
 A folder holds `config.json` ({"model": a key of MODELS, "arguments": plain values, and where it came from}),
 `model.safetensors`, and when published `results.json`, `README.md`, `train.yaml`, `reference.safetensors`, a picture.
@@ -62,7 +62,7 @@ def load(model: str, device: str | torch.device = "cpu") -> nn.Module:
 
 
 def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, Any]) -> None:
-    """Copies the weights of a MODEL into `target`, which was built as `name` from `arguments`: the start of fine-tuning.
+    """Copies the weights of a MODEL into `target`, built as `name` from `arguments`: the start of fine-tuning.
 
     Raises:
         UserError: as `load`, and if the MODEL is of another class or another architecture.

@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="the run folder; an earlier demo is replaced")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/demo"), help="the run folder; an earlier demo is replaced"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,7 +21,9 @@ def run(args: argparse.Namespace) -> int:
     folder: Path = args.folder
     if folder.exists():
         if not (folder / "config.yaml").is_file() and any(folder.iterdir()):
-            raise UserError(f"--folder {str(folder)!r} holds something that is not an earlier demo: choose another folder")
+            raise UserError(
+                f"--folder {str(folder)!r} holds something that is not an earlier demo: choose another folder"
+            )
         shutil.rmtree(folder)
 
     import torch
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     mine.load_state_dict({name.removeprefix("model."): weight for name, weight in content["state_dict"].items()})
 
     def draw(model: torch.nn.Module) -> torch.Tensor:
-        return model.sample(100, steps=50, generator=torch.Generator().manual_seed(1))  # type: ignore[operator,no-any-return]
+        return model.sample(100, steps=50, generator=torch.Generator().manual_seed(1))  # type: ignore[operator]
 
     real = Digits().images("test")[:100]
     panels = [("real digits", real), ("drawn by your model", draw(mine))]

@@ -1,8 +1,8 @@
 """Measure every metric of a model's card again, and compare.
 
 A metric passes if it differs from the card by at most 3 standard errors, computed from the spread and the sample sizes
-of the card and of this run. By default long measurements use fewer draws than the card did, to end within ten minutes on
-two cores; --full uses the card's own numbers. Exit status 1 if a metric does not pass.
+of the card and of this run. By default long measurements use fewer draws than the card did, to end within ten minutes
+on two cores; --full uses the card's own numbers. Exit status 1 if a metric does not pass.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from commands.options import add_device, choose_device
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from datamodules.images import ImageDataModule
 
@@ -25,11 +25,11 @@ JUDGE = {"digits": "classifier-digits"}  # data -> the model whose features the 
 
 
 class Measurement(NamedTuple):
-    """The mean of `count` values whose standard deviation is `spread`."""
+    """The mean of `size` values whose standard deviation is `spread`."""
 
     value: float
     spread: float
-    count: int
+    size: int
     protocol: str
 
     @classmethod
@@ -88,7 +88,7 @@ def _compare(name: str, results: dict[str, Any], metrics: Metrics, *, as_json: b
             raise UserError(f"the card of {name!r} has a metric {metric!r} that this version does not measure")
         now = metrics[metric]
         # at least the rounding of float32 sums, where a metric has no spread at all
-        tolerance = max(3 * entry["spread"] * math.sqrt(1 / entry["count"] + 1 / now.count), 1e-4 * abs(entry["value"]))
+        tolerance = max(3 * entry["spread"] * math.sqrt(1 / entry["size"] + 1 / now.size), 1e-4 * abs(entry["value"]))
         ok = abs(now.value - entry["value"]) <= tolerance
         answer[metric] = {"card": entry["value"], "now": now.value, "tolerance": tolerance, "ok": ok}
     if as_json:
@@ -169,7 +169,9 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: C
             1 / unseen,
         )
         extra[f"fid_{label}"] = Measurement.of(distances, f"FID, {space}; mean of draws")
-        extra[f"precision_{label}"] = Measurement.of(precision, f"precision, 3 nearest neighbours, {space}; mean of draws")
+        extra[f"precision_{label}"] = Measurement.of(
+            precision, f"precision, 3 nearest neighbours, {space}; mean of draws"
+        )
         extra[f"recall_{label}"] = Measurement.of(recall, f"recall, 3 nearest neighbours, {space}; mean of draws")
 
     say("variational bound")

@@ -1,4 +1,4 @@
-"""Draw images from a model: a PNG grid to look at, or the numbers themselves as .npy or .safetensors (floats in [-1, 1])."""
+"""Draw images from a model: a PNG grid to look at, or the numbers as .npy or .safetensors (floats in [-1, 1])."""
 
 import argparse
 import json

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ from typing import Any
 import jsonargparse
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-import datamodules  # noqa: F401  short class names in configs
-import lightning_modules  # noqa: F401
-from checkpoints.catalogue import shipped
+import datamodules
+import lightning_modules
 from checkpoints.store import versions
 from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord
 from zoo.errors import UserError
@@ -55,7 +56,7 @@ def run(verb: str, arguments: list[str]) -> int:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={"enable_model_summary": False},
-            parser_kwargs=strict | {verb: strict for verb in LightningCLI.subcommands()},
+            parser_kwargs=strict | dict.fromkeys(LightningCLI.subcommands(), strict),
         )
     except jsonargparse.ArgumentError as error:
         raise UserError(_complaint(str(error))) from None
@@ -72,7 +73,10 @@ class CommandLine(LightningCLI):
         )
         for name in SIZES:
             parser.link_arguments(
-                "data", f"model.init_args.{name}", compute_fn=lambda data, name=name: getattr(data, name, None), apply_on="instantiate"
+                "data",
+                f"model.init_args.{name}",
+                compute_fn=lambda data, name=name: getattr(data, name, None),
+                apply_on="instantiate",
             )
 
     def _parse_ckpt_path(self) -> None:
@@ -106,7 +110,7 @@ class CommandLine(LightningCLI):
             super().instantiate_classes()
         except UserError:
             raise
-        except (ValueError, TypeError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+        except (ValueError, TypeError, MisconfigurationException) as error:
             raise UserError(_complaint(str(error))) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -123,7 +127,9 @@ class CommandLine(LightningCLI):
             every = self._get_option("save_every_n_epochs")
             self.trainer_defaults["callbacks"] += [
                 LearningCurves(),
-                ModelCheckpoint(root, filename=LAST.removesuffix(".ckpt"), every_n_epochs=every, enable_version_counter=False),
+                ModelCheckpoint(
+                    root, filename=LAST.removesuffix(".ckpt"), every_n_epochs=every, enable_version_counter=False
+                ),
                 SaveOnInterrupt(root / INTERRUPTED),
             ]
         if self.subcommand == "predict":
@@ -145,16 +151,17 @@ class CommandLine(LightningCLI):
                 f"{type(model).__name__} with {size:,} parameters on {data}, in {self.trainer.default_root_dir}",
                 file=sys.stderr,
             )
-        try:
+        with suppress(KeyboardInterrupt):
             self.trainer.fit(model, **kwargs)
-        except KeyboardInterrupt:
-            pass
         if not self.trainer.is_global_zero:
             return
         root = Path(self.trainer.default_root_dir)
         if self.trainer.interrupted:
             saved = next((root / name for name in (INTERRUPTED, LAST) if (root / name).exists()), None)
-            print(f"interrupted; to go on: {_resume_command(saved)}" if saved else "interrupted; nothing saved yet", file=sys.stderr)
+            print(
+                f"interrupted; to go on: {_resume_command(saved)}" if saved else "interrupted; nothing saved yet",
+                file=sys.stderr,
+            )
         else:
             (root / INTERRUPTED).unlink(missing_ok=True)
             print(f"finished; the run is in {root}", file=sys.stderr)
@@ -223,7 +230,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} is refused: it is damaged, or holds objects other than tensors and plain values") from None
+        raise UserError(
+            f"{path} is refused: it is damaged, or holds objects other than tensors and plain values"
+        ) from None
     except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
         raise UserError(f"{path} is not a whole training checkpoint: {_one_line(str(error))}") from None
     needed = ("model", "arguments", "state_dict", "origin")
@@ -258,7 +267,9 @@ def _name_configs(arguments: list[str]) -> list[str]:
         if not config.is_file():
             names = sorted(path.stem for path in folder.glob("*.yaml"))
             near = difflib.get_close_matches(Path(value).stem, names, n=3, cutoff=0.4) or names
-            raise UserError(f"--config {value!r} is neither a file nor a known config; did you mean {' or '.join(near)}?")
+            raise UserError(
+                f"--config {value!r} is neither a file nor a known config; did you mean {' or '.join(near)}?"
+            )
         if argument.startswith("--config="):
             named[i] = f"--config={config}"
         else:
@@ -297,7 +308,9 @@ def _complaint(text: str) -> str:
         near = difflib.get_close_matches(missing[1].rsplit(".", 1)[-1], known, n=2, cutoff=0.5) or known
         return f"unknown class {missing[1]!r}; did you mean {' or '.join(near)}?"
     if denied := re.search(r"Importing '(.+?)' is not allowed", text):
-        return f"{denied[1]!r} may not be named in a config: only classes of this project, Lightning and torch.optim may"
+        return (
+            f"{denied[1]!r} may not be named in a config: only classes of this project, Lightning and torch.optim may"
+        )
     if wrong := re.search(r'Parser key "(?!model"|data")([\w.]+)": (.+?)(?: Expected a <class \'NoneType\'>|$)', text):
         return f"option {wrong[1]!r}{where}: {_core(wrong[2])}"
     return _core(text)
@@ -324,7 +337,9 @@ def _one_line(text: str) -> str:
 
 def _quieten() -> None:
     """Hides messages that say nothing to a user: advertisements of services, hints about data loader workers."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+    )
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run folder: config.yaml is there
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

@@ -106,7 +106,7 @@ class ImageDataModule(L.LightningDataModule, abc.ABC):
 class Digits(ImageDataModule):
     """scikit-learn's 1,797 hand-written digits: 8x8, 17 grey levels, 10 classes. Comes with the package: no download.
 
-    Split by index: train 0 ... 999, validation 1000 ... 1349, test 1350 ... 1796. The writers of the three parts differ.
+    Split by index: train 0 ... 999, validation 1000 ... 1349, test 1350 ... 1796; their writers differ.
 
     References:
         E. Alpaydin & C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI; its test part, CC BY 4.0.
@@ -159,8 +159,8 @@ class _Torchvision(ImageDataModule, abc.ABC):
             train, test = (read(self.root, train=part, download=self.download) for part in (True, False))
         except RuntimeError as error:  # torchvision's answer to absent or damaged files
             raise UserError(
-                f"data.root {self.root!r} has no complete {type(self).__name__} in {Path(self.root) / self.folder}: put the "
-                f"original files there, or pass --data.download true ({str(error).splitlines()[0]})"
+                f"data.root {self.root!r} has no complete {type(self).__name__} in {Path(self.root) / self.folder}: "
+                f"put the original files there, or pass --data.download true ({str(error).splitlines()[0]})"
             ) from None
         except OSError as error:
             raise UserError(f"data.download could not fetch {type(self).__name__}: {error}") from None

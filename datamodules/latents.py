@@ -10,7 +10,7 @@ from zoo.errors import UserError
 
 
 class Latents(L.LightningDataModule):
-    """`num_samples` draws of N(0, I), draw i a function of (seed, i) alone: not of the batch size or of the number of GPUs.
+    """`num_samples` draws of N(0, I), draw i a function of (seed, i) alone, not of batch size or number of GPUs.
 
     Args:
         image_shape: (C, H, W) of each draw.

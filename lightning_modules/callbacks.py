@@ -137,7 +137,9 @@ class LearningCurves(Callback):
         for name in sorted(curves):
             panels[name.split("/")[-1]].append(name)
         figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
-        for axes, (quantity, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for axes, (quantity, names) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
             for name in names:
                 points = sorted(curves[name])
                 axes.plot(*zip(*points, strict=True), label=name, alpha=0.9, linewidth=1.2)
@@ -176,7 +178,7 @@ class RunRecord(Callback):
             torch.manual_seed(torch.initial_seed() + rank)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["origin"] = self.origin | {"steps": trainer.global_step, "epochs": trainer.current_epoch}
+        checkpoint["origin"] = self.origin | {"steps": trainer.global_step}
         states = {"cpu": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(pl_module.device)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,7 +44,7 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "image_shape": list(image_shape),
             "num_classes": num_classes,
             "channels": channels,
@@ -60,7 +59,7 @@ class Classifier(L.LightningModule):
         if self.hparams["augmentation"] > 0:
             images = random_affine(images, self.hparams["augmentation"])
         loss = F.cross_entropy(self.model(images).float(), labels, label_smoothing=self.hparams["label_smoothing"])
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -75,9 +74,7 @@ class Classifier(L.LightningModule):
         return self.model(batch[0]).float().softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
-        return adamw(
-            self, self.hparams["learning_rate"], self.hparams["weight_decay"], self.hparams["warmup_steps"]
-        )
+        return adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"], self.hparams["warmup_steps"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = "image-classifier", self.arguments
@@ -85,6 +82,6 @@ class Classifier(L.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
         images, labels = batch
         logits = self.model(images).float()
-        size = {"batch_size": len(images), "sync_dist": True}
+        size: dict[str, Any] = {"batch_size": len(images), "sync_dist": True}
         self.log(f"{split}/loss", F.cross_entropy(logits, labels), **size)
         self.log(f"{split}/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **size)

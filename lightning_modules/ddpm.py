@@ -15,7 +15,7 @@ from zoo.metrics.likelihood import bits_per_dim
 
 
 class DDPM(L.LightningModule):
-    """Trains a U-Net to undo noise: E |target - network(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t)|^2, t uniform in 1 ... T.
+    """Minimises E |target - network(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t)|^2 over t uniform in 1 ... T.
 
     Validation reports the same loss at fixed times and noise, so that its curve is smooth. Testing reports the
     variational bound in bits per dimension. Prediction turns latents into images by T ancestral steps (few and
@@ -68,7 +68,7 @@ class DDPM(L.LightningModule):
         self.save_hyperparameters()
         if class_conditional and not num_classes:
             raise UserError("model.class_conditional is true, but the data has no classes")
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "image_shape": list(image_shape),
             "channels": channels,
             "channel_multipliers": list(channel_multipliers),
@@ -96,7 +96,8 @@ class DDPM(L.LightningModule):
             )
             loss = weight * loss
         mean = loss.mean()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # a call costs as much as a small update
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            # a call costs as much as a small update
             self.log("train/loss", mean, prog_bar=True)
         return mean
 
@@ -134,9 +135,7 @@ class DDPM(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        return adamw(
-            self, self.hparams["learning_rate"], self.hparams["weight_decay"], self.hparams["warmup_steps"]
-        )
+        return adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"], self.hparams["warmup_steps"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = "image-diffusion", self.arguments

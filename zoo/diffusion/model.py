@@ -45,7 +45,7 @@ class ImageDiffusion(nn.Module):
     ) -> None:
         super().__init__()
         check(parameterization)
-        self.image_shape = tuple(image_shape)
+        self.image_shape: tuple[int, int, int] = image_shape
         self.num_classes = num_classes
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps)

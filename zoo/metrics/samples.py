@@ -59,7 +59,9 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tu
         Kynkaanniemi et al. 2019, arXiv:1904.06991, eqs. 1 to 3.
     """
     if min(len(real), len(generated)) <= neighbours:
-        raise ValueError(f"both sets must have more than neighbours={neighbours} rows, got {len(real)}, {len(generated)}")
+        raise ValueError(
+            f"both sets must have more than neighbours={neighbours} rows, got {len(real)}, {len(generated)}"
+        )
 
     def covered(points: Tensor, centres: Tensor) -> float:
         radii = torch.cdist(centres, centres).kthvalue(neighbours + 1, dim=1).values  # the nearest is the centre itself

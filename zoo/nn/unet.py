@@ -85,13 +85,16 @@ class SelfAttention(nn.Module):
         return x + self.project(h.transpose(-1, -2).reshape(batch, channels, height, width))
 
 
-class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by self-attention where asked."""
+class Stage(nn.Module):
+    """A residual block, followed by self-attention where asked."""
 
-    def __init__(self, widths: list[tuple[int, int]], embedding_width: int, dropout: float, attention: bool) -> None:
+    def __init__(self, widths: tuple[int, int], embedding_width: int, dropout: float, attention: bool) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(i, o, embedding_width, dropout) for i, o in widths)
-        self.attentions = nn.ModuleList(SelfAttention(o) if attention else nn.Identity() for _, o in widths)
+        self.block = ResidualBlock(*widths, embedding_width, dropout)
+        self.attention = SelfAttention(widths[1]) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.block(x, embedding))
 
 
 class UNet(nn.Module):
@@ -111,7 +114,7 @@ class UNet(nn.Module):
         num_classes: number of classes, 0 for an unconditional network.
 
     Shapes:
-        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) of integers in [0, num_classes); output as x.
+        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) in 0 ... num_classes - 1; output as x.
 
     References:
         Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
@@ -151,25 +154,27 @@ class UNet(nn.Module):
         current, skips = channels, [channels]  # `skips`: widths of the feature maps that the up path will take
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         for level, level_width in enumerate(widths):
-            pairs = [(current if i == 0 else level_width, level_width) for i in range(blocks_per_level)]
-            self.down.append(Level(pairs, embedding_width, dropout, level in attention_levels))
-            current = level_width
-            skips += [current] * blocks_per_level
+            stages = nn.ModuleList()
+            for _ in range(blocks_per_level):
+                stages.append(Stage((current, level_width), embedding_width, dropout, level in attention_levels))
+                current = level_width
+                skips.append(current)
+            self.down.append(stages)
             if level < levels - 1:
                 self.downsample.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
                 skips.append(current)
 
-        self.middle_in = ResidualBlock(current, current, embedding_width, dropout)
-        self.middle_attention = SelfAttention(current) if levels - 1 in attention_levels else nn.Identity()
+        self.middle_in = Stage((current, current), embedding_width, dropout, levels - 1 in attention_levels)
         self.middle_out = ResidualBlock(current, current, embedding_width, dropout)
 
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         for level, level_width in reversed(list(enumerate(widths))):
-            pairs = []
+            stages = nn.ModuleList()
             for _ in range(blocks_per_level + 1):
-                pairs.append((current + skips.pop(), level_width))
+                pair = (current + skips.pop(), level_width)
+                stages.append(Stage(pair, embedding_width, dropout, level in attention_levels))
                 current = level_width
-            self.up.append(Level(pairs, embedding_width, dropout, level in attention_levels))
+            self.up.append(stages)
             if level > 0:
                 self.upsample.append(nn.Conv2d(current, current, 3, padding=1))
 
@@ -189,16 +194,16 @@ class UNet(nn.Module):
         h = self.conv_in(x)
         skips = [h]
         for i, level in enumerate(self.down):
-            for block, attention in zip(level.blocks, level.attentions, strict=True):
-                h = attention(block(h, embedding))
+            for stage in level:  # type: ignore[attr-defined]
+                h = stage(h, embedding)
                 skips.append(h)
             if i < len(self.downsample):
                 h = self.downsample[i](h)  # (B, C, H / 2, W / 2)
                 skips.append(h)
-        h = self.middle_out(self.middle_attention(self.middle_in(h, embedding)), embedding)
+        h = self.middle_out(self.middle_in(h, embedding), embedding)
         for i, level in enumerate(self.up):
-            for block, attention in zip(level.blocks, level.attentions, strict=True):
-                h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
+            for stage in level:  # type: ignore[attr-defined]
+                h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
             if i < len(self.upsample):
                 h = self.upsample[i](F.interpolate(h, scale_factor=2.0, mode="nearest"))  # (B, C, 2 H, 2 W)
         return self.conv_out(F.silu(self.norm_out(h)))

@@ -1,0 +1,46 @@
+# make demo | test | lint | bench | verify. Each sets up what it needs in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint bench verify clean
+
+help:
+	@echo "make demo    train a small model for two minutes, write runs/demo/samples.png"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   speed beside a bare loop and beside diffusers"
+	@echo "make verify  measure every shipped model's card again (minutes each)"
+
+.venv/runs: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/checks: .venv/runs
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,peers]'
+	@touch $@
+
+setup: .venv/runs
+
+demo: setup
+	$(BIN)/python cli.py demo
+
+test: .venv/checks
+	$(BIN)/python -m pytest
+
+lint: .venv/checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/checks
+	$(BIN)/python benchmarks/fit_overhead.py
+	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/sampling.py
+
+verify: setup
+	@set -e; for model in $$($(BIN)/python cli.py list --json | $(BIN)/python -c 'import json, sys; print(*(m["name"] for m in json.load(sys.stdin)))'); do \
+		$(BIN)/python cli.py evaluate $$model; done
+
+clean:
+	rm -rf .venv
