@@ -1,4 +1,6 @@
-"""What the network predicts, and the way from there to x_0. With x_t = a x_0 + s eps, a = sqrt(abar_t), s = sqrt(1 - abar_t):
+"""What the network predicts, and the way from there to x_0.
+
+With x_t = a x_0 + s eps, a = sqrt(abar_t), s = sqrt(1 - abar_t):
 
     eps:  x_0 = (x_t - s eps) / a
     x0:   x_0

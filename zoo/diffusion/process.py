@@ -26,7 +26,7 @@ def linear_alpha_bar(num_timesteps: int) -> Tensor:
 
 
 def cosine_alpha_bar(num_timesteps: int, offset: float = 0.008) -> Tensor:
-    """abar_t = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), with beta_t = 1 - abar_t / abar_{t-1} <= 0.999.
+    """abar_t = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), beta_t = 1 - abar_t / abar_{t-1} <= 0.999.
 
     Returns:
         Tensor of shape (T + 1,), float64, from abar_0 = 1 down to abar_T.
@@ -49,7 +49,8 @@ SCHEDULES = {"linear": linear_alpha_bar, "cosine": cosine_alpha_bar}
 class Posterior(NamedTuple):
     """Coefficients of q(x_s | x_t, x_0) = N(x0_weight * x_0 + xt_weight * x_t, variance * I), s < t.
 
-    `forward_variance` is beta of the step from s to t: the upper choice for the reverse variance, as `variance` is the lower.
+    `forward_variance`, the beta of the step from s to t, is the upper choice for the reverse variance; `variance` the
+    lower.
     """
 
     x0_weight: float
@@ -84,7 +85,7 @@ class NoiseProcess:
         self._tables = {torch.device("cpu"): table}  # device -> (2, T + 1) float32
 
     def signal_and_noise(self, t: Tensor, ndim: int = 4) -> tuple[Tensor, Tensor]:
-        """(sqrt(abar_t), sqrt(1 - abar_t)), each of shape (B, 1, ..., 1) with `ndim` axes, for whole t of shape (B,)."""
+        """(sqrt(abar_t), sqrt(1 - abar_t)), each (B, 1, ..., 1) with `ndim` axes, for whole t of shape (B,)."""
         if t.device not in self._tables:
             self._tables[t.device] = self._tables[torch.device("cpu")].to(t.device)
         signal, noise = self._tables[t.device][:, t.long()].view(2, -1, *[1] * (ndim - 1))

@@ -3,6 +3,7 @@
 Since eps is always derived from the denoiser's x_0, a denoiser that clips x_0 needs nothing further.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -73,7 +74,7 @@ def ancestral(
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be 'small' or 'large', got {variance!r}")
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         q = process.posterior(t, s)
         x = q.x0_weight * _call(denoise, x, t) + q.xt_weight * x
         if s > 0:
@@ -110,7 +111,7 @@ def ddim(
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be between 0 and 1, got {eta!r}")
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         (signal_t, sigma_t), (signal_s, sigma_s) = process.at(t), process.at(s)
         x0 = _call(denoise, x, t)
         eps = (x - signal_t * x0) / sigma_t
@@ -137,7 +138,7 @@ def ddim_invert(denoise: Denoiser, process: NoiseProcess, x0: Tensor, times: Seq
     """
     x = x0
     rising = list(reversed(times))
-    for s, t in zip(rising[:-1], rising[1:], strict=True):
+    for s, t in itertools.pairwise(rising):
         (signal_s, sigma_s), (signal_t, sigma_t) = process.at(s), process.at(t)
         if s == 0:  # x is x_0 itself; the noise direction is asked for at the first noisy time
             prediction = x
@@ -150,7 +151,7 @@ def ddim_invert(denoise: Denoiser, process: NoiseProcess, x0: Tensor, times: Seq
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
-    """sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, theta the angle between a and b, sample by sample.
+    """sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b, theta the angle of a and b, sample by sample.
 
     The mean of two Gaussian latents by straight lines is too short by a factor 0.71; this keeps their length.
 

@@ -1,7 +1,7 @@
 """Distances between a set of generated samples and a set of real ones, in the feature space of any network.
 
-FID itself is torchmetrics' `FrechetInceptionDistance`, which takes the network as its `feature`. Its value means something
-only beside the network, the two sample sizes and the split: state them with it.
+FID itself is torchmetrics' `FrechetInceptionDistance`, which takes the network as its `feature`. Its value means
+something only beside the network, the two sample sizes and the split: state them with it.
 """
 
 import torch
@@ -22,7 +22,7 @@ class _Features(nn.Module):
 
 
 class FeatureFID:
-    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) between Gaussians fitted to the features of two sets of images.
+    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) between Gaussians fitted to the features of two image sets.
 
     Args:
         network: has `features(x) -> (B, F)` and `num_features`; put into evaluation mode.

@@ -43,9 +43,9 @@ def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class ResidualBlock(nn.Module):
-    """x -> skip(x) + conv(drop(silu((1 + scale) * norm(conv(silu(norm(x)))) + shift))), scale and shift from the embedding.
+    """x -> skip(x) + conv(drop(silu((1 + scale) * norm(conv(silu(norm(x)))) + shift))).
 
-    The embedding enters by scale and shift (Dhariwal & Nichol 2021, arXiv:2105.05233, eq. 3, AdaGN).
+    Scale and shift are linear in the embedding (Dhariwal & Nichol 2021, arXiv:2105.05233, eq. 3, AdaGN).
     """
 
     def __init__(self, in_channels: int, out_channels: int, embedding_width: int, dropout: float) -> None:
