@@ -8,7 +8,7 @@ help:
 	@echo "make demo    train a small model for two minutes, write runs/demo/samples.png"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   speed beside a bare loop and beside diffusers"
+	@echo "make bench   what the Trainer, the loader and the start-up cost"
 	@echo "make verify  measure every shipped model's card again (minutes each)"
 
 .venv/runs: pyproject.toml
@@ -36,7 +36,7 @@ lint: .venv/checks
 bench: .venv/checks
 	$(BIN)/python benchmarks/fit_overhead.py
 	$(BIN)/python benchmarks/loader.py
-	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/startup.py
 
 verify: setup
 	@set -e; for model in $$($(BIN)/python cli.py list --json | $(BIN)/python -c 'import json, sys; print(*(m["name"] for m in json.load(sys.stdin)))'); do \
