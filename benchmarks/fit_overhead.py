@@ -7,6 +7,7 @@ The run has all its callbacks, loggers and its progress bar. Validation is left 
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -80,7 +81,7 @@ def bare(steps: int) -> list[float]:
         scheduler.step()
         average.update_parameters(model)
         times.append(time.perf_counter())
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Whether the loader holds the training up: time of a batch beside time of an update, and beside torch's DataLoader.
 
-    python benchmarks/loader.py
+python benchmarks/loader.py
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ def per_item(items: Iterable[Any], work: Callable[[Any], None] = lambda item: No
     for item in items:
         work(item)
         times.append(time.perf_counter())
-    return statistics.median(after - before for before, after in zip(times, times[1:], strict=False))
+    return statistics.median(after - before for before, after in itertools.pairwise(times))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """CPU and wall seconds of whole commands, start-up included; the median of several runs.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import resource

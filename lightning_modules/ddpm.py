@@ -36,6 +36,7 @@ class DDPM(L.LightningModule):
         parameterization: what the network predicts: "v", "eps" or "x0".
         augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
             It keeps a network from copying a small data set, and leaks a little into what it draws.
+        augmentation_probability: share of the training images that are moved.
         min_snr_gamma: if given, weigh the loss by min(SNR, gamma) on x_0 instead of "simple".
         learning_rate: of AdamW, after the warm-up.
         weight_decay: of AdamW.
@@ -61,6 +62,7 @@ class DDPM(L.LightningModule):
         num_timesteps: int = 1000,
         parameterization: str = "v",
         augmentation: float = 0.0,
+        augmentation_probability: float = 1.0,
         min_snr_gamma: float | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.01,
@@ -93,7 +95,7 @@ class DDPM(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if self.hparams["augmentation"] > 0:
-            images = random_affine(images, self.hparams["augmentation"])
+            images = random_affine(images, self.hparams["augmentation"], self.hparams["augmentation_probability"])
         t = torch.randint(1, self.model.process.num_timesteps + 1, (len(images),), device=images.device)
         loss = self.model.loss(images, t, torch.randn_like(images), self._condition(labels))  # (B,)
         if self.hparams["min_snr_gamma"] is not None:
