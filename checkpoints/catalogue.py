@@ -2,12 +2,14 @@
 
 import difflib
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
 
+PREFIX = "hf://"  # of a model on the Hugging Face Hub
 CONFIG, WEIGHTS, RESULTS, REFERENCE = "config.json", "model.safetensors", "results.json", "reference.safetensors"
 
 
@@ -18,16 +20,20 @@ def shipped() -> dict[str, Path]:
 
 
 def find(model: str) -> Path:
-    """The folder of a MODEL: a shipped name, or the path of a model folder (written with a separator, or ".").
+    """The folder of a MODEL: a shipped name, hf://owner/repo[@revision] (fetched if need be), or a model folder.
 
     Raises:
         UserError: naming the nearest shipped names, or the file that the folder lacks.
     """
+    if model.startswith(PREFIX):
+        from checkpoints.hub import fetch
+
+        return fetch(model)
     models = shipped()
     if model in models:
         return models[model]
     folder = Path(model)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
         near = difflib.get_close_matches(model, models, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped models: {', '.join(models) or 'none'}"
         raise UserError(f"unknown model {model!r}: neither a shipped name nor a folder; {hint}")

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS, find, read_json
@@ -29,6 +30,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "image-classifier": ImageClassifier,
     "image-diffusion": ImageDiffusion,
 }
+LARGEST = 1_000_000  # no size in a config.json is larger
 
 
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -39,11 +41,15 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     """
     if name not in MODELS:
         raise UserError(f"unknown model class {name!r}; this version knows {', '.join(MODELS)}")
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    for key, value in plain.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not abs(number) <= LARGEST:
+                raise UserError(f"the arguments of {name!r} do not fit: {key} is beyond {LARGEST:,}")
     try:
-        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
         return MODELS[name](**plain).eval()
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"the arguments of {name!r} do not fit: {error}") from None
+    except Exception as error:  # values of any type come from a file, so anything may be raised
+        raise UserError(f"the arguments of {name!r} do not fit: {_first_line(error)}") from error
 
 
 def load(model: str, device: str | torch.device = "cpu") -> nn.Module:
@@ -56,8 +62,15 @@ def load(model: str, device: str | torch.device = "cpu") -> nn.Module:
     config = read_json(folder / CONFIG)
     if not isinstance(config.get("model"), str) or not isinstance(config.get("arguments"), dict):
         raise UserError(f'{folder / CONFIG} must hold "model", a name, and "arguments", an object')
+    state = _read_tensors(folder / WEIGHTS)
+    try:
+        with torch.device("meta"):  # takes no memory, so a wrong size cannot fill it
+            outline = build(config["model"], config["arguments"])
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG}: {error}") from None
+    _check_weights(outline, state, folder / WEIGHTS)
     built = build(config["model"], config["arguments"])
-    _load_strictly(built, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    built.load_state_dict(state)
     return built.to(device)
 
 
@@ -78,7 +91,9 @@ def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, 
                 f"model.pretrained {model!r} has {key} = {value!r}, but this run has {arguments.get(key)!r}: "
                 f"set model.{key} to {value!r}"
             )
-    _load_strictly(target, _read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    state = _read_tensors(folder / WEIGHTS)
+    _check_weights(target, state, folder / WEIGHTS)
+    target.load_state_dict(state)
 
 
 def save(folder: Path, name: str, arguments: dict[str, Any], state: dict[str, Tensor], origin: dict[str, Any]) -> None:
@@ -90,25 +105,32 @@ def save(folder: Path, name: str, arguments: dict[str, Any], state: dict[str, Te
         origin: where the weights come from (seed, steps, config), stored in config.json.
 
     Raises:
-        UserError: if the folder exists, its parent does not, or the weights do not fit.
+        UserError: if the folder exists or cannot be written, its parent does not exist, or the weights do not fit.
     """
     if folder.exists():
         raise UserError(f"{folder} exists already: name a new folder, or remove it first")
     if not folder.resolve().parent.is_dir():
         raise UserError(f"the folder {folder.resolve().parent} does not exist: create it first")
     model = build(name, arguments)
-    _load_strictly(model, state, folder)
+    _check_weights(model, state, folder)
+    model.load_state_dict(state)
     config = {"model": name, "arguments": arguments, "origin": origin, "versions": versions()}
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.resolve().parent))
+    files = {
+        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+        WEIGHTS: to_bytes({key: value.contiguous() for key, value in state.items()}),
+        REFERENCE: to_bytes(reference(model)),
+    }
     try:
-        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file({key: value.contiguous() for key, value in state.items()}, beside / WEIGHTS)
-        save_file(reference(model), beside / REFERENCE)
-        beside.chmod(0o755)
-        os.rename(beside, folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+        beside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.resolve().parent))
+        try:
+            for file, content in files.items():
+                (beside / file).write_bytes(content)  # safetensors' own save_file makes files private
+            beside.chmod(0o755)
+            os.rename(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)  # already gone when all went well
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
 def reference(model: nn.Module) -> dict[str, Tensor]:
@@ -130,9 +152,12 @@ def verify(model: str) -> float:
     Raises:
         UserError: as `load`; and if the folder has no reference.
     """
-    stored = _read_tensors(find(model) / REFERENCE)
-    output = stored.pop("output")
-    return (_call(load(model), stored) - output).abs().max().item()
+    path = find(model) / REFERENCE
+    stored, loaded = _read_tensors(path), load(model)
+    try:
+        return (_call(loaded, stored) - stored["output"]).abs().max().item()
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not a reference of this model: {_first_line(error)}") from error
 
 
 def versions() -> dict[str, str]:
@@ -140,6 +165,10 @@ def versions() -> dict[str, str]:
     # as plain str: a checkpoint may hold nothing else
     packages = {"lightning-zoo": version("lightning-zoo"), "torch": str(torch.__version__)}
     return packages | {"python": platform.python_version()}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @torch.inference_mode()
@@ -154,7 +183,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
 
 
-def _load_strictly(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+def _check_weights(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
     expected = model.state_dict()
     for what, names in (("lacks", expected.keys() - state.keys()), ("has the unknown", state.keys() - expected.keys())):
         if names:
@@ -164,4 +193,3 @@ def _load_strictly(model: nn.Module, state: dict[str, Tensor], source: Path) -> 
             raise UserError(
                 f"{source} has weight {name!r} of shape {tuple(state[name].shape)}, expected {tuple(weight.shape)}"
             )
-    model.load_state_dict(state)

@@ -19,6 +19,8 @@ MODEL_VERBS = {
     "list": "the models that ship, with their headline metrics",
     "sample": "draw images from a model",
     "evaluate": "measure the metrics of a model's card again",
+    "download": "fetch a model from the Hub, or copy a shipped one, and verify it",
+    "publish": "send a model folder to the Hugging Face Hub",
     "export": "turn a training checkpoint into a model folder",
     "demo": "train a small model for two minutes and look at what it draws",
 }
@@ -30,7 +32,7 @@ Generative models, trained with PyTorch Lightning, ready to sample.
 train, with a config (configs/*.yaml, or the name of a shipped model):
 {training}
 
-use a model (a shipped name, or a model folder):
+use a model (a shipped name, hf://owner/repo[@revision], or a model folder):
 {model}
 
 `{program} VERB --help` explains a verb. Start with:

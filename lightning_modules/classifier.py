@@ -74,7 +74,8 @@ class Classifier(L.LightningModule):
         return self.model(batch[0]).float().softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
-        return adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"], self.hparams["warmup_steps"])
+        names = ("learning_rate", "weight_decay", "warmup_steps")
+        return adamw(self, **{name: self.hparams[name] for name in names})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = "image-classifier", self.arguments

@@ -40,6 +40,7 @@ class DDPM(L.LightningModule):
         min_snr_gamma: if given, weigh the loss by min(SNR, gamma) on x_0 instead of "simple".
         learning_rate: of AdamW, after the warm-up.
         weight_decay: of AdamW.
+        learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         warmup_steps: steps over which the learning rate rises from 0.
         pretrained: a MODEL (shipped name or folder) to start from; its architecture must be the one given here.
         compile: whether to run the network through `torch.compile`. Names of weights stay the same.
@@ -65,6 +66,7 @@ class DDPM(L.LightningModule):
         augmentation_probability: float = 1.0,
         min_snr_gamma: float | None = None,
         learning_rate: float = 1e-3,
+        learning_rate_schedule: str = "constant",
         weight_decay: float = 0.01,
         warmup_steps: int = 200,
         pretrained: str | None = None,
@@ -143,7 +145,8 @@ class DDPM(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        return adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"], self.hparams["warmup_steps"])
+        names = ("learning_rate", "weight_decay", "warmup_steps", "learning_rate_schedule")
+        return adamw(self, **{name: self.hparams[name] for name in names})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = "image-diffusion", self.arguments

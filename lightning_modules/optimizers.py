@@ -1,15 +1,41 @@
 """What the modules' `configure_optimizers` share."""
 
+import math
 from typing import Any
 
+import lightning as L
 import torch
-from torch import nn
+
+from zoo.errors import UserError
+
+SCHEDULES = ("constant", "cosine")
 
 
-def adamw(module: nn.Module, learning_rate: float, weight_decay: float, warmup_steps: int) -> dict[str, Any]:
-    """Fused AdamW whose learning rate rises linearly over the first `warmup_steps` steps and then stays."""
+def adamw(
+    module: L.LightningModule,
+    learning_rate: float,
+    weight_decay: float,
+    warmup_steps: int,
+    learning_rate_schedule: str = "constant",
+) -> dict[str, Any]:
+    """Fused AdamW at learning_rate * min(1, i / warmup_steps) * decay(i) in step i = 1, 2, ... of N.
+
+    decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine".
+    """
+    if learning_rate_schedule not in SCHEDULES:
+        raise UserError(
+            f"model.learning_rate_schedule must be one of {', '.join(SCHEDULES)}, got {learning_rate_schedule!r}"
+        )
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    if warmup_steps < 1:
-        return {"optimizer": optimizer}
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup_steps, total_iters=warmup_steps)
+    total = module.trainer.estimated_stepping_batches if learning_rate_schedule == "cosine" else 1
+    if not math.isfinite(total):
+        raise UserError(
+            "model.learning_rate_schedule 'cosine' needs an end: set trainer.max_epochs or trainer.max_steps"
+        )
+
+    def factor(done: int) -> float:
+        decay = (1 + math.cos(math.pi * min(1, done / total))) / 2 if learning_rate_schedule == "cosine" else 1.0
+        return decay * min(1, (done + 1) / max(1, warmup_steps))
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -21,7 +21,7 @@ def linear_alpha_bar(num_timesteps: int) -> Tensor:
     References:
         Ho et al. 2020, arXiv:2006.11239, section 4 (T = 1000).
     """
-    betas = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64) * 1000 / num_timesteps
+    betas = torch.linspace(1e-4, 0.02, num_timesteps, dtype=torch.float64, device="cpu") * 1000 / num_timesteps
     return _cumulate(betas)
 
 
@@ -34,13 +34,15 @@ def cosine_alpha_bar(num_timesteps: int, offset: float = 0.008) -> Tensor:
     References:
         Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17.
     """
-    time = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
+    time = torch.arange(num_timesteps + 1, dtype=torch.float64, device="cpu") / num_timesteps
     f = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
     return _cumulate(1 - f[1:] / f[:-1])
 
 
 def _cumulate(betas: Tensor) -> Tensor:
-    return torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)])
+    return torch.cat(
+        [torch.ones(1, dtype=torch.float64, device="cpu"), torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)]
+    )
 
 
 SCHEDULES = {"linear": linear_alpha_bar, "cosine": cosine_alpha_bar}
@@ -62,7 +64,7 @@ class Posterior(NamedTuple):
 class NoiseProcess:
     """q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), t = 0 ... T.
 
-    Tables are float64. Batched look-ups return float32 on the device of t; step-by-step coefficients are Python
+    Tables are float64, built on the CPU whatever the default device. Batched look-ups return float32 on the device of t; step-by-step coefficients are Python
     floats, so that a sampler never waits for the device.
 
     Args:

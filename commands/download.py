@@ -1,0 +1,65 @@
+"""Fetch a model and verify it: from the Hub (hf://owner/repo[@revision]), or a shipped one by its name.
+
+Verified means: checksums, every weight present and in shape, and the stored reference output reproduced. Without --to
+the model stays in the Hub's cache. A download that was cut goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from checkpoints.catalogue import REFERENCE, find
+from zoo.errors import UserError
+
+TOLERANCE = 1e-3  # of the reference output, between machines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a shipped name, hf://owner/repo[@revision], or a model folder")
+    parser.add_argument("--to", metavar="DIR", type=Path, help="a new folder to put it in")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.to is not None:
+        if args.to.exists():
+            raise UserError(f"--to {str(args.to)!r} exists already: name a new folder")
+        if not args.to.resolve().parent.is_dir():
+            raise UserError(f"--to {str(args.to)!r}: the folder {args.to.resolve().parent} does not exist")
+    folder = find(args.model)
+    check(folder)
+    if args.to is not None:
+        _copy(folder, args.to)
+        folder = args.to
+    print(json.dumps({"output": str(folder)}) if args.json else f"verified, in {folder}")
+    return 0
+
+
+def check(folder: Path) -> None:
+    """Loads a model folder strictly and reproduces its reference output, if it has one."""
+    from checkpoints.store import load, verify
+
+    if not (folder / REFERENCE).is_file():
+        load(str(folder))
+        return
+    difference = verify(str(folder))
+    if not difference <= TOLERANCE:
+        raise UserError(f"{folder} does not reproduce its reference output (off by {difference:.2g}): do not use it")
+
+
+def _copy(folder: Path, target: Path) -> None:
+    """A whole copy beside the target, then one rename."""
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.resolve().parent))
+    try:
+        for path in folder.iterdir():
+            if path.is_file() and path.suffix != ".py":
+                shutil.copyfile(path, beside / path.name)
+        beside.chmod(0o755)
+        os.rename(beside, target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
