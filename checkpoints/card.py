@@ -1,12 +1,20 @@
-"""The model card, README.md of a model folder: written from its config.json and results.json, never by hand."""
+"""The model card, README.md of a model folder: written from its config.json and results.json, never by hand.
 
+Both files may come from a stranger, so whatever is taken from them is shown as plain text: no markup, no HTML.
+"""
+
+import html
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, read_json
+from checkpoints.catalogue import CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
+from zoo.errors import UserError
 
+NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
 PIPELINES = {"image-diffusion": "unconditional-image-generation", "image-classifier": "image-classification"}
 
 DATASETS = {
@@ -20,30 +28,66 @@ DATASETS = {
 
 USES = {
     "image-diffusion": """```bash
-lightning-zoo sample {name} --num-samples 64 --seed 0 --output digits.png
+lightning-zoo sample {model} --num-samples 64 --seed 0 --output digits.png
 ```
 
 ```python
 import torch
 from checkpoints import load
-model = load("{name}")
+
+model = load("{model}")
 images = model.sample(16, steps=50, generator=torch.Generator().manual_seed(0))  # (16, 1, 8, 8) in [-1, 1]
 ```""",
     "image-classifier": """```python
 import torch
 from checkpoints import load
-model = load("{name}")
+
+model = load("{model}")
 probabilities = model(torch.zeros(1, 1, 8, 8)).softmax(dim=1)  # images in [-1, 1]; model.features(x) for the features
 ```""",
 }
 
 
-def render(folder: Path) -> str:
-    """The text of the card of a model folder that has its results."""
+def render(folder: Path, model: str | None = None, pictures: str = "") -> str:
+    """The text of the card of a model folder that has its results.
+
+    Args:
+        folder: its name is the model's.
+        model: what a user loads it by; by default its name.
+        pictures: what stands before the name of a picture, for a page that lies elsewhere.
+
+    Raises:
+        UserError: if the name is not one, or config.json or results.json lack what a card says.
+    """
+    name = folder.resolve().name
+    if not NAME.fullmatch(name):
+        raise UserError(f"{name!r} cannot be the name of a model: use letters, digits, '-', '_' and '.'")
+    if not (folder / RESULTS).is_file():
+        raise UserError(f"{folder} has no {RESULTS} to write a card from: measure it with `evaluate {folder} --update`")
     config, results = read_json(folder / CONFIG), read_json(folder / RESULTS)
-    name, data = folder.resolve().name, config["origin"]["data"]
+    for path, content, kinds in (
+        (folder / CONFIG, config, {"model": str, "arguments": dict, "origin": dict}),
+        (folder / RESULTS, results, {"metrics": dict, "command": str}),
+    ):
+        for key, kind in kinds.items():
+            if not isinstance(content.get(key), kind):
+                raise UserError(f"{path} must hold {key!r}, {'an object' if kind is dict else 'a text'}, for a card")
+    try:
+        return _render(folder, name, config, results, model or name, pictures)
+    except UserError:
+        raise
+    except Exception as error:  # values of any type come from files, so anything may be raised
+        raise UserError(f"{folder} has values that no card can show: {type(error).__name__}: {_plain(error)}") from None
+
+
+def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, Any], model: str, pictures: str) -> str:
+    task, data = PIPELINES.get(config["model"]), config["origin"].get("data")
+    if task is None or data not in [*DATASETS]:
+        what, known = ("class", PIPELINES) if task is None else ("data", DATASETS)
+        value = config["model"] if task is None else data
+        raise UserError(f"{folder / CONFIG}: no card is known for the {what} {value!r}, only for {', '.join(known)}")
     label, about = DATASETS[data]
-    task = PIPELINES[config["model"]]
+    metrics = {_plain(metric): entry for metric, entry in results["metrics"].items()}
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="lightning-zoo",
@@ -58,42 +102,51 @@ def render(folder: Path) -> str:
                 dataset_name=label,
                 dataset_split="test",
                 metric_type=metric,
-                metric_value=round(entry["value"], 6),
+                metric_value=round(_number(entry["value"]), 6),
             )
-            for metric, entry in results["metrics"].items()
+            for metric, entry in metrics.items()
         ],
     )
-    return (
-        "\n\n".join(
-            [
-                f"---\n{metadata.to_yaml()}\n---",
-                f"# {name}",
-                _summary(config, folder),
-                f"![samples]({results['picture']})" if results.get("picture") else "",
-                "## Use\n\n" + USES[config["model"]].format(name=name),
-                "## Numbers\n\n" + _table(results["metrics"]),
-                _judge(results),
-                f"Measured by `{results['command']}`; `lightning-zoo evaluate {name}` measures them again. "
-                "The value is a mean over the stated sample size, with its standard error.",
-                "## Training\n\n" + _training(config, name),
-                f"## Data\n\n{about}",
-                "Weights: Apache-2.0.",
-            ]
-        ).replace("\n\n\n\n", "\n\n")
-        + "\n"
-    )
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {name}",
+        _summary(config, folder),
+        f"![samples]({pictures}{PICTURE})" if results.get("picture") == PICTURE else "",
+        "## Use\n\n" + USES[config["model"]].format(model=model),
+        "## Numbers\n\n" + _table(metrics),
+        _judge(results),
+        f"Measured by `{_plain(results['command'])}`; `lightning-zoo evaluate {model}` measures them again. "
+        "The value is a mean over the stated sample size, with its standard error.",
+        "## Training\n\n" + _training(config, name),
+        f"## Data\n\n{about}",
+        "Weights: Apache-2.0.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _plain(value: Any) -> str:
+    """A value on one line, without what Markdown, HTML or a terminal would act upon."""
+    text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(value).split()))
+    return html.escape(text, quote=False).replace("`", "'").replace("|", "&#124;").replace("](", "] (")
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"a metric must be a finite number, got {_plain(value)!r}")
+    return float(value)
 
 
 def _summary(config: dict[str, Any], folder: Path) -> str:
-    arguments = ", ".join(f"`{key}` {value}" for key, value in config["arguments"].items())
-    return f"A `{config['model']}` ({(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights): {arguments}."
+    arguments = ", ".join(f"`{_plain(key)}` {_plain(value)}" for key, value in config["arguments"].items())
+    return f"Class `{config['model']}`, {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights: {arguments}."
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
     rows = ["| metric | value | how |", "| --- | --- | --- |"]
     for metric, entry in metrics.items():
-        error = entry["spread"] / entry["size"] ** 0.5
-        rows.append(f"| {metric} | {entry['value']:.4f} ± {error:.4f} | {entry['protocol']} ({entry['size']}) |")
+        size = _number(entry["size"])
+        error = _number(entry["spread"]) / math.sqrt(size)
+        rows.append(f"| {metric} | {entry['value']:.4f} ± {error:.4f} | {_plain(entry['protocol'])} ({size:.0f}) |")
     return "\n".join(rows)
 
 
@@ -102,16 +155,17 @@ def _judge(results: dict[str, Any]) -> str:
         return ""
     judge = results["judge"]
     return (
-        f"The features are those of `{judge['name']}`, which reads {100 * judge['test_accuracy']:.2f} % of the test "
-        "images right. A feature-FID compares with another only under the same network, sample sizes and split."
+        f"The features are those of `{_plain(judge['name'])}`, which reads {100 * judge['test_accuracy']:.2f} % of the "
+        "test images right. A feature-FID compares with another only under the same network, sample sizes and split."
     )
 
 
 def _training(config: dict[str, Any], name: str) -> str:
     origin, versions = config["origin"], config["origin"].get("versions", config["versions"])
+    given = name if name in shipped() else TRAINING
     return (
-        f"`lightning-zoo fit --config {name}` (the resolved config is `train.yaml`), seed {origin['seed']}, "
-        f"{origin['steps']:,} steps, commit `{origin['commit'] or 'unknown'}`, "
-        + ", ".join(f"{package} {number}" for package, number in versions.items())
+        f"`lightning-zoo fit --config {given}` (the resolved config is `train.yaml`), seed {_plain(origin['seed'])}, "
+        f"{origin['steps']:,} steps, commit `{_plain(origin['commit'] or 'unknown')}`, "
+        + ", ".join(f"{_plain(package)} {_plain(number)}" for package, number in versions.items())
         + "."
     )

@@ -4,6 +4,7 @@ A folder holds `config.json` ({"model": a key of MODELS, "arguments": plain valu
 `model.safetensors`, and when published `results.json`, `README.md`, `train.yaml`, `reference.safetensors`, a picture.
 """
 
+import inspect
 import json
 import os
 import platform
@@ -19,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS, find, read_json
+from checkpoints.catalogue import CONFIG, REFERENCE, TRAINING, WEIGHTS, find, read_json
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 from zoo.nn.classifier import ImageClassifier
@@ -31,6 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "image-diffusion": ImageDiffusion,
 }
 LARGEST = 1_000_000  # no size in a config.json is larger
+MOST_WEIGHTS = 10_000  # tensors in a model
 
 
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -39,10 +42,15 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     Raises:
         UserError: if the name is unknown or the arguments do not fit it.
     """
-    if name not in MODELS:
+    if name not in [*MODELS]:  # a list: what a file calls a name need not be hashable
         raise UserError(f"unknown model class {name!r}; this version knows {', '.join(MODELS)}")
+    if not isinstance(arguments, dict):
+        raise UserError(f"the arguments of {name!r} do not fit: they must be an object, got {arguments!r:.50}")
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    parameters = inspect.signature(MODELS[name]).parameters
     for key, value in plain.items():
+        if key in parameters and parameters[key].annotation is int and type(value) is not int:
+            raise UserError(f"the arguments of {name!r} do not fit: {key} must be a whole number, got {value!r}")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not abs(number) <= LARGEST:
                 raise UserError(f"the arguments of {name!r} do not fit: {key} is beyond {LARGEST:,}")
@@ -59,13 +67,10 @@ def load(model: str, device: str | torch.device = "cpu") -> nn.Module:
         UserError: if there is no such model, or its files are damaged, or weights are missing, extra or misshapen.
     """
     folder = find(model)
-    config = read_json(folder / CONFIG)
-    if not isinstance(config.get("model"), str) or not isinstance(config.get("arguments"), dict):
-        raise UserError(f'{folder / CONFIG} must hold "model", a name, and "arguments", an object')
+    config = _read_config(folder)
     state = _read_tensors(folder / WEIGHTS)
     try:
-        with torch.device("meta"):  # takes no memory, so a wrong size cannot fill it
-            outline = build(config["model"], config["arguments"])
+        outline = _outline(config["model"], config["arguments"])
     except UserError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from None
     _check_weights(outline, state, folder / WEIGHTS)
@@ -81,10 +86,10 @@ def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, 
         UserError: as `load`, and if the MODEL is of another class or another architecture.
     """
     folder = find(model)
-    config = read_json(folder / CONFIG)
-    if config.get("model") != name:
-        raise UserError(f"model.pretrained {model!r} is of class {config.get('model')!r}, but this run trains {name!r}")
-    for key, value in config.get("arguments", {}).items():
+    config = _read_config(folder)
+    if config["model"] != name:
+        raise UserError(f"model.pretrained {model!r} is of class {config['model']!r}, but this run trains {name!r}")
+    for key, value in config["arguments"].items():
         # dropout holds no weights, so a run may change it
         if key != "dropout" and arguments.get(key) != value:
             raise UserError(
@@ -96,30 +101,44 @@ def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, 
     target.load_state_dict(state)
 
 
-def save(folder: Path, name: str, arguments: dict[str, Any], state: dict[str, Tensor], origin: dict[str, Any]) -> None:
+def save(
+    folder: Path,
+    name: str,
+    arguments: dict[str, Any],
+    state: dict[str, Tensor],
+    origin: dict[str, Any],
+    training: str | None = None,
+) -> None:
     """Writes a new model folder, whole or not at all, with a reference input and output for `verify`.
 
     Args:
         folder: where; must not exist yet.
         name: key of MODELS. arguments: plain values for it. state: its weights.
         origin: where the weights come from (seed, steps, config), stored in config.json.
+        training: the text of train.yaml, the config that trained it.
 
     Raises:
         UserError: if the folder exists or cannot be written, its parent does not exist, or the weights do not fit.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UserError(f"{folder} exists already: name a new folder, or remove it first")
-    if not folder.resolve().parent.is_dir():
+    if not os.path.isdir(folder.resolve().parent):
         raise UserError(f"the folder {folder.resolve().parent} does not exist: create it first")
+    _check_weights(_outline(name, arguments), state, folder)
     model = build(name, arguments)
-    _check_weights(model, state, folder)
     model.load_state_dict(state)
     config = {"model": name, "arguments": arguments, "origin": origin, "versions": versions()}
+    try:
+        text = json.dumps(config, indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the arguments and the origin of {name!r} must be plain values: {error}") from None
     files = {
-        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+        CONFIG: text.encode(),
         WEIGHTS: to_bytes({key: value.contiguous() for key, value in state.items()}),
         REFERENCE: to_bytes(reference(model)),
     }
+    if training is not None:
+        files[TRAINING] = training.encode()
     try:
         beside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.resolve().parent))
         try:
@@ -167,6 +186,31 @@ def versions() -> dict[str, str]:
     return packages | {"python": platform.python_version()}
 
 
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
+    if not isinstance(config.get("model"), str) or not isinstance(config.get("arguments"), dict):
+        raise UserError(f'{folder / CONFIG} must hold "model", a name, and "arguments", an object')
+    return config
+
+
+def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """The model without memory for its weights, so that a wrong size cannot fill it, nor a wrong depth take hours."""
+    left = MOST_WEIGHTS
+
+    def count(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UserError(f"more than {MOST_WEIGHTS:,} weights")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build(name, arguments)
+    finally:
+        counting.remove()
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
@@ -189,6 +233,8 @@ def _check_weights(model: nn.Module, state: dict[str, Tensor], source: Path) -> 
         if names:
             raise UserError(f"{source} {what} weight {min(names)!r}{f' and {len(names) - 1} more' * (len(names) > 1)}")
     for name, weight in expected.items():
+        if not isinstance(state[name], Tensor):
+            raise UserError(f"{source} has weight {name!r} that is no tensor but a {type(state[name]).__name__}")
         if state[name].shape != weight.shape:
             raise UserError(
                 f"{source} has weight {name!r} of shape {tuple(state[name].shape)}, expected {tuple(weight.shape)}"

@@ -1,48 +1,75 @@
 """What `evaluate --update` writes into a model folder: results.json, the picture and the card."""
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import CONFIG, RESULTS, read_json, shipped
+from checkpoints.catalogue import CARD, CONFIG, PICTURE, RESULTS, WEIGHTS, read_json, shipped
 from commands.options import written_whole
+from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from commands.evaluate import Metrics
     from datamodules.images import ImageDataModule
 
-PICTURE = "samples.png"
 
+def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "Metrics", options: list[str]) -> None:
+    """Writes the measured metrics of a model, its picture if it draws, its card, and for a shipped one its page.
 
-def write_card(folder: Path, model: Any, data: "ImageDataModule", data_name: str, metrics: "Metrics") -> None:
-    """Writes the measured metrics of a model, its picture if it draws, and its card."""
+    `options` are those of `evaluate` that the metrics were measured with.
+
+    Everything is made in a folder beside and moved over at the end, so that numbers, picture and text agree.
+    """
     import torch
 
+    from checkpoints import load
     from checkpoints.card import render
     from commands.evaluate import JUDGE
     from commands.pictures import draw_panels
 
     config = read_json(folder / CONFIG)
     config["origin"]["data"] = data_name
-    _write(folder / CONFIG, config)
+    name = folder.resolve().name
     results: dict[str, Any] = {
-        "command": f"lightning-zoo evaluate {folder.resolve().name} --full",
+        "command": " ".join(["lightning-zoo evaluate", name, "--full", *options]),
         "training_seeds": [config["origin"]["seed"]],
         "metrics": {name: measurement._asdict() for name, measurement in metrics.items()},
     }
-    if hasattr(model, "sample"):
-        judge = JUDGE[data_name]
-        accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
-        results |= {"judge": {"name": judge, "test_accuracy": accuracy}, "picture": PICTURE}
-        samples = model.sample(100, steps=50, generator=torch.Generator().manual_seed(0)).cpu()
-        name = folder.resolve().name
-        panels = [("real test images", data.images("test")[:100]), (f"{name}, 50 DDIM steps, seed 0", samples)]
-        draw_panels(folder / PICTURE, panels)
-    _write(folder / RESULTS, results)
-    with written_whole(folder / "README.md") as beside:
-        beside.write_text(render(folder), encoding="utf-8")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.resolve().parent) as beside:
+            new = Path(beside) / name
+            new.mkdir()
+            shutil.copyfile(folder / WEIGHTS, new / WEIGHTS)
+            model: Any = load(str(folder))
+            if hasattr(model, "sample"):
+                judge = JUDGE[data_name]
+                accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
+                results |= {"judge": {"name": judge, "test_accuracy": accuracy}, "picture": PICTURE}
+                samples = model.sample(100, steps=50, generator=torch.Generator().manual_seed(0)).cpu()
+                panels = [("real test images", data.images("test")[:100]), (f"{name}, 50 DDIM steps, seed 0", samples)]
+                draw_panels(new / PICTURE, panels)
+            for file, content in ((CONFIG, config), (RESULTS, results)):
+                (new / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (new / CARD).write_text(render(new), encoding="utf-8")
+            for file in (CONFIG, PICTURE, RESULTS, CARD):
+                if (new / file).exists():
+                    os.replace(new / file, folder / file)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+    write_page(folder)
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def write_page(folder: Path) -> None:
+    """Writes the card of a shipped model as docs/models/<name>.md too, where this runs from a checkout."""
+    from checkpoints.card import render
+
+    root, name = Path(__file__).resolve().parent.parent, folder.resolve().name
+    if folder.resolve().parent != root / "checkpoints" or not (root / "pyproject.toml").is_file():
+        return
+    page = root / "docs" / "models" / f"{name}.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(page) as beside:
+        beside.write_text(render(folder, pictures=f"../../checkpoints/{name}/"), encoding="utf-8")

@@ -8,6 +8,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from zoo.errors import UserError
+
+MARK = ".demo"  # stands in the folders that a demo may replace: a training run is never one of them
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -16,15 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from zoo.errors import UserError
-
     folder: Path = args.folder
-    if folder.exists():
-        if not (folder / "config.yaml").is_file() and any(folder.iterdir()):
-            raise UserError(
-                f"--folder {str(folder)!r} holds something that is not an earlier demo: choose another folder"
-            )
-        shutil.rmtree(folder)
+    prepare(folder)
 
     import torch
 
@@ -53,3 +50,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nLook at {picture}: real digits, digits that your model draws, digits that the shipped model draws.")
     print(f"Learning curves: {folder / 'curves.png'}.  Next: `lightning-zoo sample ddpm-digits --output digits.png`")
     return 0
+
+
+def prepare(folder: Path) -> None:
+    """Makes an empty folder for the demo, in place of an earlier demo only."""
+    try:
+        if (folder / MARK).is_file():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(
+                f"--folder {str(folder)!r} holds something that is not an earlier demo: choose another folder"
+            )
+        (folder / MARK).touch()
+    except OSError as error:
+        raise UserError(f"--folder {str(folder)!r} cannot be used: {error.strerror or error}") from None

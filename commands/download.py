@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from checkpoints.catalogue import REFERENCE, find
+from checkpoints.catalogue import FILES, REFERENCE, find
 from zoo.errors import UserError
 
 TOLERANCE = 1e-3  # of the reference output, between machines
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.to is not None:
-        if args.to.exists():
+        if os.path.lexists(args.to):
             raise UserError(f"--to {str(args.to)!r} exists already: name a new folder")
-        if not args.to.resolve().parent.is_dir():
+        if not os.path.isdir(args.to.resolve().parent):
             raise UserError(f"--to {str(args.to)!r}: the folder {args.to.resolve().parent} does not exist")
     folder = find(args.model)
     check(folder)
@@ -52,14 +52,13 @@ def check(folder: Path) -> None:
 
 def _copy(folder: Path, target: Path) -> None:
     """A whole copy beside the target, then one rename."""
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.resolve().parent))
     try:
-        for path in folder.iterdir():
-            if path.is_file() and path.suffix != ".py":
-                shutil.copyfile(path, beside / path.name)
-        beside.chmod(0o755)
-        os.rename(beside, target)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.resolve().parent) as beside:
+            whole = Path(beside) / target.name
+            whole.mkdir()
+            for name in FILES:
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, whole / name)
+            os.rename(whole, target)
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        raise UserError(f"--to {str(target)!r} cannot be written: {error.strerror or error}") from None

@@ -10,10 +10,11 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoints.catalogue import CONFIG, RESULTS, find, read_json
-from commands.options import add_device, choose_device
+from commands.options import add_device, add_speed, choose_device, speed_up
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,37 +54,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=sorted(JUDGE), help="the data, for a model folder that does not say it")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
+    add_speed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     folder = find(args.model)
     config = read_json(folder / CONFIG)
     name = folder.resolve().name
-    if not args.update and not (folder / RESULTS).is_file():
-        raise UserError(f"{args.model!r} has no {RESULTS} to compare with: write it with --update")
-    data_name = args.data or config.get("origin", {}).get("data")
-    if data_name not in JUDGE:
+    origin = config.get("origin")
+    if not isinstance(origin, dict):
+        raise UserError(f'{folder / CONFIG} must hold "origin", an object')
+    data_name = args.data or origin.get("data")
+    if data_name not in [*JUDGE]:
         raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(JUDGE)}")
+    missing = {"seed", "steps", "commit"} - origin.keys()
+    if args.update and missing:
+        raise UserError(f'{folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
+    card = {} if args.update else read_metrics(folder)
 
     import checkpoints
     from datamodules import Digits
 
     data = {"digits": Digits}[data_name]()
-    model = checkpoints.load(args.model, choose_device(args.device))
+    device = choose_device(args.device)
+    model: Any = checkpoints.load(args.model, device)
+    if tuple(model.image_shape) != data.image_shape:
+        raise UserError(
+            f"{args.model!r} is for images {model.image_shape}, but those of {data_name} are {data.image_shape}"
+        )
+    speed_up(getattr(model, "network", model), device, args.precision, args.compile)
     measure = {"image-diffusion": measure_diffusion, "image-classifier": measure_classifier}[config["model"]]
     metrics = measure(model, data, full=args.full or args.update, say=_say)
     if args.update:
         from commands.card import write_card
 
-        write_card(folder, model, data, data_name, metrics)
+        options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
+        write_card(folder, data, data_name, metrics, options)
         print(f"wrote {folder / RESULTS} and the card")
         return 0
-    return _compare(name, read_json(folder / RESULTS), metrics, as_json=args.json)
+    return _compare(name, card, metrics, as_json=args.json)
 
 
-def _compare(name: str, results: dict[str, Any], metrics: Metrics, *, as_json: bool) -> int:
+def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
+    """The metrics on the card of a model folder: name -> {value, spread, size, protocol}.
+
+    Raises:
+        UserError: if there are none, or one of the numbers is missing or not finite.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, so there is nothing to compare with: write it with --update")
+    metrics = read_json(path).get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        raise UserError(f'{path} must hold "metrics", an object with at least one metric')
+    for metric, entry in metrics.items():
+        for key, least in (("value", -1e300), ("spread", 0), ("size", 1)):
+            number = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(number, int | float) or not least <= number < 1e300:
+                raise UserError(f"{path}: metric {metric!r} must have a finite number {key!r}, got {number!r}")
+    return metrics
+
+
+def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as_json: bool) -> int:
     answer: dict[str, dict[str, Any]] = {}
-    for metric, entry in results["metrics"].items():
+    for metric, entry in card.items():
         if metric not in metrics:
             raise UserError(f"the card of {name!r} has a metric {metric!r} that this version does not measure")
         now = metrics[metric]
@@ -127,6 +161,7 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: C
     import torch
 
     import checkpoints
+    from commands.sample import BATCH
     from zoo.metrics.likelihood import bits_per_dim
     from zoo.metrics.samples import FeatureFID, nearest_distances, precision_recall
 
@@ -152,7 +187,9 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: C
         distances, nearest, precision, recall = [], [], [], []
         for draw in range(number):
             say(f"{label}: draw {draw + 1} of {number}")
-            samples = model.sample(count, generator=torch.Generator().manual_seed(draw), **options).cpu()
+            generator = torch.Generator().manual_seed(draw)
+            sizes = [len(rows) for rows in torch.arange(count).split(BATCH)]
+            samples = torch.cat([model.sample(size, generator=generator, **options).cpu() for size in sizes])
             distances.append(fid(samples))
             nearest.append(nearest_distances(samples, train).median().item())
             with torch.inference_mode():

@@ -5,8 +5,11 @@ The averaged weights are taken where the run averaged them.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
+
+from zoo.errors import UserError
+
+PREFIX = "model."  # of a weight's name, in a LightningModule that holds the model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,13 +23,15 @@ def run(args: argparse.Namespace) -> int:
     from commands.train import read_checkpoint
 
     content = read_checkpoint(args.checkpoint)
-    prefix = "model."
-    state = {
-        name.removeprefix(prefix): weight for name, weight in content["state_dict"].items() if name.startswith(prefix)
-    }
-    save(args.folder, content["model"], content["arguments"], state, content["origin"])
+    weights = content["state_dict"]
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise UserError(f"{args.checkpoint} is not a checkpoint of this project: its state_dict must name weights")
+    state = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if name.startswith(PREFIX)}
     config = args.checkpoint.parent / "config.yaml"
-    if config.is_file():
-        shutil.copyfile(config, args.folder / "train.yaml")
+    try:
+        training = config.read_text(encoding="utf-8") if config.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{config} cannot be read: {error}") from None
+    save(args.folder, content["model"], content["arguments"], state, content["origin"], training)
     print(json.dumps({"output": str(args.folder)}) if args.json else f"wrote {args.folder}")
     return 0

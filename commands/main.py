@@ -52,6 +52,9 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit status: 0, 1 when a check failed, 2 for a user's mistake, 130 for Ctrl-C."""
+    # The threads of a small network wait for each other thousands of times a second. On a busy machine, threads that
+    # spin while they wait made sampling 40 times slower than threads that sleep. OpenMP reads this as PyTorch starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     program = os.path.basename(sys.argv[0]) or "lightning-zoo"
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -60,16 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         print(HELP.format(program=program, training=table[0], model=table[1]), end="")
         return 0
-    verb, rest = arguments[0], arguments[1:]
     try:
-        if verb in TRAINING_VERBS:
-            return importlib.import_module("commands.train").run(verb, rest)
-        if verb not in MODEL_VERBS:
-            raise UserError(f"unknown verb {verb!r}; choose from {', '.join([*TRAINING_VERBS, *MODEL_VERBS])}")
-        module = importlib.import_module(f"commands.{verb}")
-        parser = Parser(prog=f"{program} {verb}", description=module.__doc__, formatter_class=_Formatter)
-        module.add_arguments(parser)
-        return module.run(parser.parse_args(rest))
+        try:
+            return _run(program, arguments[0], arguments[1:])
+        finally:
+            sys.stdout.flush()  # a closed pipe is met here and not when Python ends
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,6 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `lightning-zoo list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(program: str, verb: str, arguments: list[str]) -> int:
+    if verb in TRAINING_VERBS:
+        return importlib.import_module("commands.train").run(verb, arguments)
+    if verb not in MODEL_VERBS:
+        raise UserError(f"unknown verb {verb!r}; choose from {', '.join([*TRAINING_VERBS, *MODEL_VERBS])}")
+    module = importlib.import_module(f"commands.{verb}")
+    parser = Parser(prog=f"{program} {verb}", description=module.__doc__, formatter_class=_Formatter)
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(arguments))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

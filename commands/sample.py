@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import find
-from commands.options import add_device, at_least, check_output, choose_device, written_whole
+from commands.options import add_device, add_speed, at_least, check_output, choose_device, speed_up, written_whole
 from zoo.errors import UserError
 
-BATCH = 512  # images drawn at once
+BATCH = 128  # images drawn at once: their feature maps still fit the caches of a CPU
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
+    add_speed(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,29 +49,31 @@ def run(args: argparse.Namespace) -> int:
     model = checkpoints.load(args.model, device)
     if not isinstance(model, ImageDiffusion):
         raise UserError(f"{args.model!r} does not draw images: it is a {type(model).__name__}")
-    labels = None
-    if args.labels is not None:
-        labels = torch.tensor(args.labels).repeat(-(-args.num_samples // len(args.labels)))[: args.num_samples]
+    if args.eta and args.sampler != "ddim":
+        raise UserError(f"--eta {args.eta} has no meaning for --sampler {args.sampler}: it belongs to ddim")
+    if args.output.suffix.lower() == ".png" and model.image_shape[0] not in (1, 3):
+        raise UserError(f"{args.model!r} draws images of {model.image_shape[0]} channels: use --output with .npy")
+    speed_up(model.network, device, args.precision, args.compile)
+    classes = torch.tensor(args.labels) if args.labels else None
 
     generator = torch.Generator().manual_seed(args.seed)
-    progress = Progress(args.num_samples, args.steps)
     start = time.perf_counter()
     batches = []
-    for first in range(0, args.num_samples, BATCH):
-        count = min(BATCH, args.num_samples - first)
-        images = model.sample(
-            count,
-            sampler=args.sampler,
-            steps=args.steps,
-            eta=args.eta,
-            spacing=args.spacing,
-            labels=None if labels is None else labels[first : first + count],
-            generator=generator,
-            on_step=lambda _t, _x, count=count: progress.advance(count),  # type: ignore[misc]
-        )
-        batches.append(images.cpu())
+    with Progress(args.num_samples, args.steps) as progress:
+        for first in range(0, args.num_samples, BATCH):
+            count = min(BATCH, args.num_samples - first)
+            images = model.sample(
+                count,
+                sampler=args.sampler,
+                steps=args.steps,
+                eta=args.eta,
+                spacing=args.spacing,
+                labels=None if classes is None else classes[torch.arange(first, first + count) % len(classes)],
+                generator=generator,
+                on_step=lambda _t, _x, count=count: progress.advance(count),  # type: ignore[misc]
+            )
+            batches.append(images.cpu())
     seconds = time.perf_counter() - start
-    progress.close()
     write_images(torch.cat(batches), args.output)
     answer = {
         "output": str(args.output),
@@ -97,11 +100,12 @@ def write_images(images: Any, path: Path) -> None:
         elif path.suffix.lower() == ".npy":
             import numpy as np
 
-            np.save(beside, images.numpy())
+            with beside.open("wb") as file:  # given a name, numpy would add its own ending to .NPY
+                np.save(file, images.numpy())
         else:
-            from safetensors.torch import save_file
+            from safetensors.torch import save
 
-            save_file({"samples": images.contiguous()}, beside)
+            beside.write_bytes(save({"samples": images.contiguous()}))
 
 
 class Progress:
@@ -116,10 +120,13 @@ class Progress:
         columns = TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Bar(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
         self._task = self._bar.add_task("sampling", total=num_samples * steps)
+
+    def __enter__(self) -> "Progress":
         self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()  # also after a mistake or Ctrl-C: it gives the cursor back
 
     def advance(self, images: int) -> None:
         self._bar.advance(self._task, images)
-
-    def close(self) -> None:
-        self._bar.stop()

@@ -3,19 +3,16 @@
 Only our packages, Lightning and torch.optim may be named in a config; a run never overwrites another; Ctrl-C saves.
 """
 
+import csv
 import difflib
 import importlib.util
-import inspect
 import logging
 import os
 import pickle
-import re
-import signal
+import shlex
 import subprocess
 import sys
-import threading
 import warnings
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,19 +21,34 @@ import jsonargparse
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
-import datamodules
-import lightning_modules
 from checkpoints.store import versions
-from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord
+from commands.complaints import complaint, one_line
+from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord, SaveOnInterrupt
 from zoo.errors import UserError
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
 SIZES = ("image_shape", "num_classes")  # what a model takes from its data
 INTERRUPTED, LAST = "interrupted.ckpt", "last.ckpt"
+NEEDED = {  # what a verb calls of the model and of its data
+    "fit": ("training_step", "train_dataloader"),
+    "validate": ("validation_step", "val_dataloader"),
+    "test": ("test_step", "test_dataloader"),
+    "predict": ("predict_step", "predict_dataloader"),
+}
+# options of the Trainer that it would meet with a division by zero, or by doing nothing
+POSITIVE = (
+    "max_epochs",
+    "max_steps",
+    "check_val_every_n_epoch",
+    "val_check_interval",
+    "log_every_n_steps",
+    "accumulate_grad_batches",
+)
 
 
 def run(verb: str, arguments: list[str]) -> int:
@@ -58,8 +70,8 @@ def run(verb: str, arguments: list[str]) -> int:
             trainer_defaults={"enable_model_summary": False},
             parser_kwargs=strict | dict.fromkeys(LightningCLI.subcommands(), strict),
         )
-    except jsonargparse.ArgumentError as error:
-        raise UserError(_complaint(str(error))) from None
+    except (jsonargparse.ArgumentError, MisconfigurationException) as error:
+        raise UserError(complaint(str(error))) from None
     return 130 if cli.trainer.interrupted else 0
 
 
@@ -79,29 +91,34 @@ class CommandLine(LightningCLI):
                 apply_on="instantiate",
             )
 
-    def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's hyperparameters override the command line: here the config counts.
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        seed = self._get_option("seed_everything")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything must be between 0 and {2**32 - 1}, got {seed}")
 
-        The file is looked at first, so that a truncated or foreign one is told in one line.
-        """
-        path = self._get_option("ckpt_path")
-        if path and path not in ("last", "best"):
-            read_checkpoint(Path(path))
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyperparameters override the command line: here the config counts."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = f"runs/{config.model.class_path.rsplit('.', 1)[-1].lower()}"
-        for name in ("max_epochs", "max_steps", "max_time"):
-            if isinstance(config.trainer[name], int) and config.trainer[name] < -1:
-                raise UserError(f"trainer.{name} must be at least 1, got {config.trainer[name]}")
+        for name in POSITIVE:
+            value = config.trainer[name]
+            endless = name in ("max_epochs", "max_steps") and value == -1
+            if isinstance(value, int | float) and value <= 0 and not endless:
+                raise UserError(f"trainer.{name} must be positive, got {value}")
         if config.save_every_n_epochs < 1:
             raise UserError(f"save_every_n_epochs must be at least 1, got {config.save_every_n_epochs}")
         root = Path(config.trainer.default_root_dir)
-        resumed = config.get("ckpt_path")
-        if self.config.subcommand == "fit" and not resumed and (root / LAST).exists() and not _is_worker():
+        if config.ckpt_path == "last":
+            config.ckpt_path = str(root / LAST)
+        self._resumed = read_checkpoint(Path(config.ckpt_path)) if config.ckpt_path else None
+        saved = latest_checkpoint(root)
+        if self.config.subcommand == "fit" and saved and not config.ckpt_path and not _is_worker():
             raise UserError(
-                f"{root} already holds a run: resume it with --ckpt_path {root / LAST}, "
+                f"{root} already holds a run: resume it with --ckpt_path {saved}, "
                 "or choose another folder with --trainer.default_root_dir"
             )
 
@@ -110,8 +127,8 @@ class CommandLine(LightningCLI):
             super().instantiate_classes()
         except UserError:
             raise
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            raise UserError(_complaint(str(error))) from None
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+            raise UserError(complaint(str(error))) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -141,6 +158,14 @@ class CommandLine(LightningCLI):
             of_model, of_data = getattr(self.model, name, None), getattr(self.datamodule, name, None)
             if of_model is not None and of_data is not None and of_model != of_data:
                 raise UserError(f"the model's {name} {of_model} is not that of the data, {of_data}")
+        for part, needed in zip((self.model, self.datamodule), NEEDED[str(self.subcommand)], strict=True):
+            if not is_overridden(needed, part):
+                raise UserError(
+                    f"{type(part).__name__} has no {needed}, which {self.subcommand!r} needs: name another class"
+                )
+        if self._resumed is not None:
+            _check_weights(self.model, self._resumed["state_dict"], Path(self._get_option("ckpt_path")))
+            self._resumed = None
 
     def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Trains, and says at the end where the run is or how to go on with it."""
@@ -151,13 +176,18 @@ class CommandLine(LightningCLI):
                 f"{type(model).__name__} with {size:,} parameters on {data}, in {self.trainer.default_root_dir}",
                 file=sys.stderr,
             )
-        with suppress(KeyboardInterrupt):
+        root = Path(self.trainer.default_root_dir)
+        try:
             self.trainer.fit(model, **kwargs)
+        except SystemExit:  # Lightning's last word after Ctrl-C
+            if not self.trainer.interrupted:
+                raise
+        except OSError as error:
+            raise UserError(f"the run in {root} cannot go on: {error}") from None
         if not self.trainer.is_global_zero:
             return
-        root = Path(self.trainer.default_root_dir)
         if self.trainer.interrupted:
-            saved = next((root / name for name in (INTERRUPTED, LAST) if (root / name).exists()), None)
+            saved = latest_checkpoint(root)
             print(
                 f"interrupted; to go on: {_resume_command(saved)}" if saved else "interrupted; nothing saved yet",
                 file=sys.stderr,
@@ -170,7 +200,10 @@ class CommandLine(LightningCLI):
         return self.config[self.config.subcommand].get(name)
 
     def _loggers(self, root: Path) -> list[Any]:
-        loggers: list[Any] = [CSVLogger(root, name="", version=""), TensorBoardLogger(root, name="", version="")]
+        csv_logger = CSVLogger(root, name="", version="")
+        if self._resumed is not None and not _is_worker():
+            _keep_rows(csv_logger, root / "metrics.csv", self._resumed["global_step"])
+        loggers: list[Any] = [csv_logger, TensorBoardLogger(root, name="", version="")]
         if self._get_option("wandb"):
             if importlib.util.find_spec("wandb") is None:
                 raise UserError("--wandb true needs Weights & Biases: pip install wandb")
@@ -180,42 +213,12 @@ class CommandLine(LightningCLI):
         return loggers
 
 
-class SaveOnInterrupt(Callback):
-    """The first Ctrl-C saves the whole state after the running step and then stops; a second one stops at once.
-
-    With several processes Ctrl-C stops at once: `last.ckpt` is what the run goes on from.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._asked = False
-        self._former: Any = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGINT, self._ask)
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._asked:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
-            self._former = None
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-
-
 class ConfigOfRun(SaveConfigCallback):
     """Writes the whole resolved config of a `fit` into its run folder; other verbs leave no trace there."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
+            self.config.ckpt_path = None  # how a run went on is no part of its config
             super().setup(trainer, pl_module, stage)
 
 
@@ -234,11 +237,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is refused: it is damaged, or holds objects other than tensors and plain values"
         ) from None
     except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
-        raise UserError(f"{path} is not a whole training checkpoint: {_one_line(str(error))}") from None
-    needed = ("model", "arguments", "state_dict", "origin")
+        raise UserError(f"{path} is not a whole training checkpoint: {one_line(str(error))}") from None
+    needed = ("model", "arguments", "state_dict", "origin", "global_step")
     if not isinstance(content, dict) or any(key not in content for key in needed):
         raise UserError(f"{path} is not a checkpoint of this project: it lacks one of {', '.join(needed)}")
     return content
+
+
+def latest_checkpoint(root: Path) -> Path | None:
+    """The newer of last.ckpt and interrupted.ckpt in a run folder."""
+    saved = [root / name for name in (LAST, INTERRUPTED) if (root / name).is_file()]
+    return max(saved, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def commit() -> str:
@@ -277,6 +286,28 @@ def _name_configs(arguments: list[str]) -> list[str]:
     return named
 
 
+def _check_weights(model: L.LightningModule, state: dict[str, Any], path: Path) -> None:
+    """Raises a UserError unless the weights of a checkpoint are those that a model has."""
+    given, own = ({name: tuple(weight.shape) for name, weight in part.items()} for part in (state, model.state_dict()))
+    if wrong := [name for name in given.keys() | own.keys() if given.get(name) != own.get(name)]:
+        raise UserError(
+            f"the checkpoint {str(path)!r} is not of this model: weight {min(wrong)!r} is missing, extra or of another "
+            f"shape; use the config of its run, {path.parent / 'config.yaml'}"
+        )
+
+
+def _keep_rows(logger: CSVLogger, log: Path, steps: int) -> None:
+    """Hands the first `steps` steps of a log to the logger that goes on with it; Lightning would start an empty one."""
+    if not log.is_file():
+        return
+    with log.open(newline="") as file:
+        rows: list[dict[str, Any]] = [*csv.DictReader(file)]
+    for row in rows:
+        step = int(row.pop("step"))
+        if step < steps:
+            logger.log_metrics({name: value for name, value in row.items() if value}, step)
+
+
 def _resume_command(path: Path) -> str:
     words, skip = [], False
     for word in sys.argv[1:]:
@@ -285,54 +316,12 @@ def _resume_command(path: Path) -> str:
             continue
         words.append(word)
     program = "python cli.py" if sys.argv[0].endswith("cli.py") else os.path.basename(sys.argv[0])
-    return " ".join([program, *words, "--ckpt_path", str(path)])
+    return f"{program} {shlex.join([*words, '--ckpt_path', str(path)])}"
 
 
 def _is_worker() -> bool:
     """Whether this is a process that DDP started beside the first one."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
-
-
-def _complaint(text: str) -> str:
-    """What jsonargparse has to say, without its account of every type that it tried."""
-    text = _one_line(text)
-    of = re.search(r"class_path '?([\w.]+)'?", text)
-    where = f" of {of[1]}" if of else ""
-    if unknown := re.search(r"(?:Option|Key) '(.+?)' is not (?:accepted|expected)", text):
-        names = _parameters(of[1]) if of else []
-        near = difflib.get_close_matches(unknown[1], names, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}" if names else "see --help"
-        return f"unknown option {unknown[1]!r}{where}; {hint}"
-    if missing := re.search(r"Expected a dot import path string: (\S+)", text):
-        known = [*lightning_modules.__all__, *datamodules.__all__]
-        near = difflib.get_close_matches(missing[1].rsplit(".", 1)[-1], known, n=2, cutoff=0.5) or known
-        return f"unknown class {missing[1]!r}; did you mean {' or '.join(near)}?"
-    if denied := re.search(r"Importing '(.+?)' is not allowed", text):
-        return (
-            f"{denied[1]!r} may not be named in a config: only classes of this project, Lightning and torch.optim may"
-        )
-    if wrong := re.search(r'Parser key "(?!model"|data")([\w.]+)": (.+?)(?: Expected a <class \'NoneType\'>|$)', text):
-        return f"option {wrong[1]!r}{where}: {_core(wrong[2])}"
-    return _core(text)
-
-
-def _core(text: str) -> str:
-    """The reason inside jsonargparse's report on a type that may also be None."""
-    inside = re.search(r"Errors: (.+?)(?: Expected a <class 'NoneType'>|$)", text)
-    return inside[1] if inside else text
-
-
-def _parameters(class_path: str) -> list[str]:
-    """The options of a class of ours, [] for another's."""
-    name = class_path.rsplit(".", 1)[-1]
-    found = getattr(lightning_modules, name, None) or getattr(datamodules, name, None)
-    return [*inspect.signature(found).parameters] if found else []
-
-
-def _one_line(text: str) -> str:
-    """The first sentence that says something, of a message that may run over many lines."""
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
-    return " ".join(lines)[:500] if lines else "no reason given"
 
 
 def _quieten() -> None:
@@ -342,5 +331,8 @@ def _quieten() -> None:
     )
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run folder: config.yaml is there
+    warnings.filterwarnings("ignore", message=".*dirpath has changed.*")  # a run folder may be moved
+    warnings.filterwarnings("ignore", message=".*infer the batch indices.*")  # a loader of ours has no sampler
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
     warnings.filterwarnings("ignore", message=".*jsonargparse.*")

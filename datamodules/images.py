@@ -47,10 +47,16 @@ class ImageDataModule(L.LightningDataModule, abc.ABC):
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
         self.horizontal_flip, self.seed = horizontal_flip, seed
         self._splits: dict[str, Split] | None = None
+        self._training: InMemoryLoader | None = None
+        self._position: dict[str, Any] = {"drawn": 0}
 
     @abc.abstractmethod
     def _read(self) -> dict[str, Split]:
         """The splits "train", "val" and "test"."""
+
+    def prepare_data(self) -> None:
+        """Reads, and downloads, in one process at first, and before a run writes anything."""
+        self.setup()
 
     def setup(self, stage: str | None = None) -> None:
         if self._splits is None:
@@ -69,13 +75,22 @@ class ImageDataModule(L.LightningDataModule, abc.ABC):
         return self._splits[split][1]
 
     def train_dataloader(self) -> Any:
-        return self._loader("train", shuffle=True)
+        self._training = self._loader("train", shuffle=True)
+        self._training.load_state_dict(self._position)
+        return self._training
 
     def val_dataloader(self) -> Any:
         return self._loader("val", shuffle=False)
 
     def test_dataloader(self) -> Any:
         return self._loader("test", shuffle=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stream stands: Lightning itself takes a loader back to its place only within an epoch."""
+        return self._training.state_dict() if self._training else self._position
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._position = state_dict
 
     def _loader(self, split: str, *, shuffle: bool) -> InMemoryLoader:
         self.setup()
@@ -154,16 +169,18 @@ class _Torchvision(ImageDataModule, abc.ABC):
     def _read(self) -> dict[str, Split]:
         import torchvision.datasets
 
-        read = getattr(torchvision.datasets, type(self).__name__)
+        name = type(self).__name__
+        read = getattr(torchvision.datasets, name)
         try:
             train, test = (read(self.root, train=part, download=self.download) for part in (True, False))
-        except RuntimeError as error:  # torchvision's answer to absent or damaged files
+        except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:  # all from bad files
+            reason = str(error).partition("\n")[0] or "damaged"
+            if self.download:
+                raise UserError(f"data.download could not fetch {name} into {self.root!r}: {reason}") from None
             raise UserError(
-                f"data.root {self.root!r} has no complete {type(self).__name__} in {Path(self.root) / self.folder}: "
-                f"put the original files there, or pass --data.download true ({str(error).splitlines()[0]})"
+                f"data.root {self.root!r} has no complete {name} in {Path(self.root) / self.folder}: "
+                f"put the original files there, or pass --data.download true ({reason})"
             ) from None
-        except OSError as error:
-            raise UserError(f"data.download could not fetch {type(self).__name__}: {error}") from None
         full, rest = self._tensors(train), self._tensors(test)
         num_val = min(self.num_val, len(full[0]) // 10)
         cut = len(full[0]) - num_val

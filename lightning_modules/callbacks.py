@@ -1,7 +1,9 @@
-"""What several algorithms do around their training: averaged weights, pictures, curves, records."""
+"""What several algorithms do around their training: averaged weights, pictures, curves, records, Ctrl-C."""
 
 import csv
 import os
+import signal
+import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 
@@ -40,6 +43,11 @@ class EMA(WeightAveraging):
 
         super().__init__(use_buffers=False, multi_avg_fn=torch.no_grad()(update))
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Outside `fit` there is nothing to average, and nothing that Lightning would have to warn of."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Lightning swaps the weights back here, before later callbacks have drawn their pictures: wait for the end."""
 
@@ -48,11 +56,11 @@ class EMA(WeightAveraging):
 
 
 class SamplePictures(Callback):
-    """Draws the same latents after each validation: `samples/step-<steps>.png` in the run folder, and TensorBoard.
+    """Draws the same latents after each validation in `fit`: `samples/step-<steps>.png` in the run folder, TensorBoard.
 
     Args:
         num_samples: images a picture.
-        steps: DDIM steps.
+        steps: DDIM steps; as many as the model has, if it has fewer.
         every_n_validations: draw after each n-th validation only.
     """
 
@@ -61,13 +69,16 @@ class SamplePictures(Callback):
         self._validations = 0
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._validations += not trainer.sanity_checking
-        if trainer.sanity_checking or not trainer.is_global_zero or self._validations % self.every_n_validations:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._validations += 1
+        if not trainer.is_global_zero or self._validations % self.every_n_validations:
             return
         model: Any = pl_module.model
         classes = torch.arange(self.num_samples) % model.num_classes if model.num_classes else None
         generator = torch.Generator().manual_seed(0)
-        images = model.sample(self.num_samples, steps=self.steps, labels=classes, generator=generator)
+        steps = min(self.steps, model.process.num_timesteps)
+        images = model.sample(self.num_samples, steps=steps, labels=classes, generator=generator)
         grid = image_grid(images)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +122,8 @@ class LearningCurves(Callback):
         self._draw(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._draw(trainer)
+        if trainer.global_step:  # a run that never began leaves no files
+            self._draw(trainer)
 
     def _draw(self, trainer: L.Trainer) -> None:
         logger = next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
@@ -171,9 +183,10 @@ class RunRecord(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         rank = trainer.global_rank
         if self._restored is not None and len(self._restored["cpu"]) == trainer.world_size:
-            torch.set_rng_state(self._restored["cpu"][rank].cpu())
+            # PyTorch crashes on a state that is a row of a matrix: each is copied out
+            torch.set_rng_state(self._restored["cpu"][rank].clone())
             if "cuda" in self._restored and pl_module.device.type == "cuda":
-                torch.cuda.set_rng_state(self._restored["cuda"][rank].cpu(), pl_module.device)
+                torch.cuda.set_rng_state(self._restored["cuda"][rank].clone(), pl_module.device)
         elif rank:
             torch.manual_seed(torch.initial_seed() + rank)
 
@@ -190,3 +203,42 @@ class RunRecord(Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("random_states")
+
+
+class SaveOnInterrupt(Callback):
+    """The first Ctrl-C saves the whole state after the running step and then stops; a second one stops at once.
+
+    After the last step of an epoch its validation comes first: a resumed run would leave it out. With several processes
+    Ctrl-C stops at once: `last.ckpt` is what the run goes on from.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._asked = False
+        self._former: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop_if_asked(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._former is not None:
+            signal.signal(signal.SIGINT, self._former)
+            self._former = None
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        if self._asked:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            raise KeyboardInterrupt
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True

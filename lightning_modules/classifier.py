@@ -6,7 +6,7 @@ import lightning as L
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.optimizers import adamw
+from lightning_modules.optimizers import adamw, check_options
 from zoo.nn.augment import random_affine
 from zoo.nn.classifier import ImageClassifier
 
@@ -44,6 +44,7 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_options(self.hparams)
         self.arguments: dict[str, Any] = {
             "image_shape": list(image_shape),
             "num_classes": num_classes,
@@ -59,7 +60,7 @@ class Classifier(L.LightningModule):
         if self.hparams["augmentation"] > 0:
             images = random_affine(images, self.hparams["augmentation"])
         loss = F.cross_entropy(self.model(images).float(), labels, label_smoothing=self.hparams["label_smoothing"])
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss", loss, prog_bar=True)
         return loss
 

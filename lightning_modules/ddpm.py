@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from checkpoints import load_weights
-from lightning_modules.optimizers import adamw
+from lightning_modules.optimizers import adamw, check_options
 from zoo.diffusion.losses import min_snr_weight
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
@@ -74,6 +74,9 @@ class DDPM(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        check_options(self.hparams)
+        if min_snr_gamma is not None and not min_snr_gamma > 0:
+            raise UserError(f"model.min_snr_gamma must be positive, got {min_snr_gamma}")
         if class_conditional and not num_classes:
             raise UserError("model.class_conditional is true, but the data has no classes")
         self.arguments: dict[str, Any] = {
@@ -106,7 +109,7 @@ class DDPM(L.LightningModule):
             )
             loss = weight * loss
         mean = loss.mean()
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             # a call costs as much as a small update
             self.log("train/loss", mean, prog_bar=True)
         return mean

@@ -1,6 +1,7 @@
 """What the modules' `configure_optimizers` share."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,22 @@ import torch
 from zoo.errors import UserError
 
 SCHEDULES = ("constant", "cosine")
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Looks at a module's options of `adamw` when it is built, before a run has written anything.
+
+    Raises:
+        UserError: naming the option that cannot be meant.
+    """
+    if not options["learning_rate"] > 0:
+        raise UserError(f"model.learning_rate must be positive, got {options['learning_rate']}")
+    for name in ("weight_decay", "warmup_steps"):
+        if not options[name] >= 0:
+            raise UserError(f"model.{name} must be at least 0, got {options[name]}")
+    schedule = options.get("learning_rate_schedule", "constant")
+    if schedule not in SCHEDULES:
+        raise UserError(f"model.learning_rate_schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
 def adamw(
@@ -22,10 +39,6 @@ def adamw(
 
     decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine".
     """
-    if learning_rate_schedule not in SCHEDULES:
-        raise UserError(
-            f"model.learning_rate_schedule must be one of {', '.join(SCHEDULES)}, got {learning_rate_schedule!r}"
-        )
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     total = module.trainer.estimated_stepping_batches if learning_rate_schedule == "cosine" else 1
     if not math.isfinite(total):

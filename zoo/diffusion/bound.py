@@ -42,6 +42,8 @@ def variational_bound(
     References:
         Ho et al. 2020, arXiv:2006.11239, eqs. 5, 8 and 13; 000_507b39bbaa34acda.txt, section 13.2.
     """
+    if variance not in ("small", "large"):
+        raise ValueError(f"variance must be 'small' or 'large', got {variance!r}")
     axes = tuple(range(1, x0.ndim))
     dims = x0[0].numel()
     last = process.num_timesteps

@@ -120,13 +120,18 @@ class ImageDiffusion(nn.Module):
             times = samplers.timesteps(self.process.num_timesteps, steps, spacing)
         except ValueError as error:
             raise UserError(str(error)) from None
-        x = normal((num_samples, *self.image_shape), generator, device) if noise is None else noise.to(device)
+        shape = (num_samples, *self.image_shape)
+        if noise is not None and noise.shape != shape:
+            raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
+        x = normal(shape, generator, device) if noise is None else noise.to(device)
         denoise = self.denoiser(labels)
         if sampler == "ddim":
             if not 0 <= eta <= 1:
                 raise UserError(f"eta must be between 0 and 1, got {eta!r}")
             return samplers.ddim(denoise, self.process, x, times, eta=eta, generator=generator, on_step=on_step)
         variance = variance or ("large" if steps == self.process.num_timesteps else "small")
+        if variance not in ("small", "large"):
+            raise UserError(f"variance must be 'small' or 'large', got {variance!r}")
         return samplers.ancestral(
             denoise, self.process, x, times, variance=variance, generator=generator, on_step=on_step
         )

@@ -40,9 +40,7 @@ def cosine_alpha_bar(num_timesteps: int, offset: float = 0.008) -> Tensor:
 
 
 def _cumulate(betas: Tensor) -> Tensor:
-    return torch.cat(
-        [torch.ones(1, dtype=torch.float64, device="cpu"), torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)]
-    )
+    return torch.cat([betas.new_ones(1), torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0)])
 
 
 SCHEDULES = {"linear": linear_alpha_bar, "cosine": cosine_alpha_bar}
@@ -64,8 +62,8 @@ class Posterior(NamedTuple):
 class NoiseProcess:
     """q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), t = 0 ... T.
 
-    Tables are float64, built on the CPU whatever the default device. Batched look-ups return float32 on the device of t; step-by-step coefficients are Python
-    floats, so that a sampler never waits for the device.
+    Tables are float64, on the CPU whatever the default device is. Batched look-ups return float32 on the device of t;
+    step-by-step coefficients are Python floats, so that a sampler never waits for the device.
 
     Args:
         schedule: "linear" or "cosine".

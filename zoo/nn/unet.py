@@ -134,9 +134,10 @@ class UNet(nn.Module):
         image_channels, height, width = image_shape
         levels = len(channel_multipliers)
         stride = 2 ** (levels - 1)
-        if height % stride or width % stride:
+        if min(image_shape) < 1 or height % stride or width % stride:
             raise ValueError(
-                f"image_shape must have height and width divisible by {stride} for {levels} levels, got {image_shape!r}"
+                f"image_shape must be positive, height and width divisible by {stride} for {levels} levels, "
+                f"got {image_shape!r}"
             )
         if any(level not in range(levels) for level in attention_levels):
             raise ValueError(f"attention_levels must lie in 0 ... {levels - 1}, got {attention_levels!r}")

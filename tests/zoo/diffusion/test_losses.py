@@ -80,6 +80,14 @@ def test_loss_is_float32_under_bf16(parameterization, batch):
 
 
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+def test_loss_of_bf16_data_is_float32(parameterization, process, batch):
+    x0, noise = (x.bfloat16() for x in batch)
+    loss = denoising_loss(lambda x, t, labels: x.bfloat16(), process, parameterization, x0, T, noise)
+    exact = denoising_loss(lambda x, t, labels: x.bfloat16(), process, parameterization, x0.float(), T, noise.float())
+    torch.testing.assert_close(loss, exact)  # with its type
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("gamma", [0.3, 5.0])
 def test_min_snr_weight_is_the_weight_of_x0(parameterization, gamma, process):
     """weight |target - prediction|^2 = min(SNR, gamma) |x_0 - estimate|^2, whatever the network predicts."""

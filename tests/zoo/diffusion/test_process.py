@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 from zoo.diffusion.process import SCHEDULES, NoiseProcess
 
@@ -30,19 +29,11 @@ def test_alpha_bar_ends_in_noise_for_any_number_of_steps(schedule, num_timesteps
     assert NoiseProcess(schedule, num_timesteps).alpha_bar[-1] < limit
 
 
-def test_linear_schedule_hardly_depends_on_the_number_of_steps():
-    # abar at the same share of the process: the betas are a midpoint-like sum, so the error is of order 1 / T
-    reference, other = NoiseProcess("linear", 4000).alpha_bar[::4], NoiseProcess("linear", 1000).alpha_bar
-    assert (reference - other).abs().max() < 4 / 1000
-
-
-@pytest.mark.parametrize(("schedule", "peer"), [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
-def test_betas_match_diffusers(schedule, peer):
-    abar = NoiseProcess(schedule, 1000).alpha_bar
-    theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule=peer)
-    # their tables are float32: a beta is rounded a few times, by 6e-8 each; 1 - 0.999 magnifies that a thousandfold
-    torch.testing.assert_close((1 - abar[1:] / abar[:-1]).float(), theirs.betas, rtol=1e-6, atol=0)
-    torch.testing.assert_close(abar[1:].float(), theirs.alphas_cumprod, rtol=1e-4, atol=0)
+@pytest.mark.parametrize("num_timesteps", [50, 400])
+def test_linear_schedule_hardly_depends_on_the_number_of_steps(num_timesteps):
+    fine, coarse = NoiseProcess("linear", 4000).alpha_bar, NoiseProcess("linear", num_timesteps).alpha_bar
+    # at the same share of the process; a product of 1 - beta nears its limit like 1 / T (unscaled betas miss by 0.6)
+    assert (fine[:: 4000 // num_timesteps] - coarse).abs().max() < 1 / num_timesteps
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -119,6 +110,13 @@ def test_adding_noise_step_by_step_reaches_the_same_law():
         beta = process.posterior(t, t - 1).forward_variance
         variance = (1 - beta) * variance + beta
         assert variance == pytest.approx(process.at(t)[1] ** 2, rel=1e-12)
+
+
+def test_tables_are_on_the_cpu_whatever_the_default_device():
+    with torch.device("meta"):
+        process = NoiseProcess("cosine", 20)
+    assert process.at(20) == NoiseProcess("cosine", 20).at(20)
+    assert process.signal_and_noise(torch.arange(5))[0].device.type == "cpu"
 
 
 def test_tables_made_in_inference_mode_serve_training():

@@ -1,0 +1,50 @@
+"""What jsonargparse and Lightning say of a wrong option, in one line that names it."""
+
+import difflib
+import inspect
+import re
+
+import datamodules
+import lightning_modules
+
+
+def complaint(text: str) -> str:
+    """What jsonargparse has to say, without its account of every type that it tried."""
+    text = one_line(text)
+    of = re.search(r"class_path '?([\w.]+)'?", text)
+    where = f" of {of[1]}" if of else ""
+    if unknown := re.search(r"(?:Option|Key) '(.+?)' is not (?:accepted|expected)", text):
+        names = _parameters(of[1]) if of else []
+        near = difflib.get_close_matches(unknown[1], names, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}" if names else "see --help"
+        return f"unknown option {unknown[1]!r}{where}; {hint}"
+    if missing := re.search(r"Expected a dot import path string: (\S+)", text):
+        known = [*lightning_modules.__all__, *datamodules.__all__]
+        near = difflib.get_close_matches(missing[1].rsplit(".", 1)[-1], known, n=2, cutoff=0.5) or known
+        return f"unknown class {missing[1]!r}; did you mean {' or '.join(near)}?"
+    if denied := re.search(r"Importing '(.+?)' is not allowed", text):
+        return (
+            f"{denied[1]!r} may not be named in a config: only classes of this project, Lightning and torch.optim may"
+        )
+    if wrong := re.search(r'Parser key "(?!model"|data")([\w.]+)": (.+?)(?: Expected a <class \'NoneType\'>|$)', text):
+        return f"option {wrong[1]!r}{where}: {_core(wrong[2])}"
+    return _core(text)
+
+
+def _core(text: str) -> str:
+    """The reason inside jsonargparse's report on a type that may also be None."""
+    inside = re.search(r"Errors: (.+?)(?: Expected a <class 'NoneType'>|$)", text)
+    return inside[1] if inside else text
+
+
+def _parameters(class_path: str) -> list[str]:
+    """The options of a class of ours, [] for another's."""
+    name = class_path.rsplit(".", 1)[-1]
+    found = getattr(lightning_modules, name, None) or getattr(datamodules, name, None)
+    return [*inspect.signature(found).parameters] if found else []
+
+
+def one_line(text: str) -> str:
+    """The first sentence that says something, of a message that may run over many lines."""
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
+    return " ".join(lines)[:500] if lines else "no reason given"

@@ -1,0 +1,83 @@
+"""Names and folders, without PyTorch."""
+
+import json
+
+import pytest
+
+import checkpoints
+from checkpoints.catalogue import CONFIG, WEIGHTS, find, read_json, shipped
+from zoo.errors import UserError
+
+
+def test_shipped_models_are_sorted_folders_with_a_config():
+    models = shipped()
+    assert "classifier-digits" in models
+    assert [*models] == sorted(models)
+    assert all((folder / CONFIG).is_file() and folder.name == name for name, folder in models.items())
+
+
+def test_a_shipped_name_and_a_path_are_found(tiny, monkeypatch):
+    assert find("classifier-digits") == shipped()["classifier-digits"]
+    assert find(str(tiny)) == tiny
+    monkeypatch.chdir(tiny)
+    assert find(".").resolve() == tiny
+
+
+@pytest.mark.parametrize("name", ["clasifier-digits", "classifier_digits", "classifier"])
+def test_an_unknown_name_suggests_the_nearest(name):
+    with pytest.raises(UserError, match=rf"unknown model '{name}'.*did you mean .*classifier-digits"):
+        find(name)
+
+
+@pytest.mark.parametrize("name", ["zzzz", "no/such/folder", "a" * 5000, "a\nb"])
+def test_a_name_like_no_other_lists_what_ships(name):
+    with pytest.raises(UserError, match="classifier-digits") as caught:
+        find(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", [CONFIG, WEIGHTS])
+def test_a_folder_that_lacks_a_file_is_told(tiny, copy, missing):
+    folder = copy(tiny)
+    (folder / missing).unlink()
+    with pytest.raises(UserError, match=f"{missing} is missing"):
+        find(str(folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b"3",
+        b"\xff\xfe\x00",
+        b'{"a": ' + b"9" * 5000 + b"}",  # more digits than Python converts
+        b'{"a": ' * 100_000,
+        b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+    ids=["empty", "cut", "list", "number", "not text", "digits", "deep objects", "deep lists"],
+)
+def test_a_file_that_is_no_json_object_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json"):
+        read_json(tmp_path / "config.json")
+
+
+def test_an_object_is_read(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"a": [1, "é"]}))
+    assert read_json(path) == {"a": [1, "é"]}
+
+
+def test_the_package_offers_what_it_says():
+    assert {name for name in checkpoints.__all__ if callable(getattr(checkpoints, name))} == {*checkpoints.__all__}
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = checkpoints.nonsense

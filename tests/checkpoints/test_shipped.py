@@ -1,0 +1,121 @@
+"""Every model folder that ships is whole, small, reproducible, and as its card says."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+
+import checkpoints
+from checkpoints.card import render
+from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
+
+MODELS = checkpoints.shipped()
+FILES = {CONFIG, WEIGHTS, RESULTS, REFERENCE, "README.md", "train.yaml"}
+PAGES = Path(__file__).resolve().parents[2] / "docs" / "models"
+MB = 1_000_000
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def read(name, file):
+    return json.loads((MODELS[name] / file).read_text(encoding="utf-8"))
+
+
+@every_model
+def test_a_folder_is_complete(name):
+    files = {path.name for path in MODELS[name].iterdir()}
+    picture = read(name, RESULTS).get("picture")
+    assert files == FILES | ({picture} if picture else set())
+    if read(name, CONFIG)["model"] == "image-diffusion":
+        with Image.open(MODELS[name] / picture) as image:
+            image.load()
+            assert min(image.size) > 100
+
+
+def test_folders_are_small():
+    sizes = {name: sum(path.stat().st_size for path in folder.iterdir()) for name, folder in MODELS.items()}
+    assert max(sizes.values()) <= 4 * MB, sizes
+    assert sum(sizes.values()) <= 20 * MB, sizes
+
+
+@every_model
+def test_the_reference_is_reproduced(name):
+    """To 1e-4 and 1e-3 of the value: the float32 kernels of other machines sum in another order."""
+    stored = load_file(MODELS[name] / REFERENCE)
+    inputs = [stored[key] for key in ("x", "t", "labels") if key in stored]
+    with torch.inference_mode():
+        output = checkpoints.load(name)(*inputs)
+    torch.testing.assert_close(output, stored["output"], atol=1e-4, rtol=1e-3)
+    assert stored["output"].std() > 0.01, "a constant would prove nothing"
+    assert checkpoints.verify(name) <= 1e-4 + 1e-3 * stored["output"].abs().max()
+
+
+@every_model
+def test_weights_are_finite_floats(name):
+    for key, weight in load_file(MODELS[name] / WEIGHTS).items():
+        assert weight.dtype == torch.float32, key
+        assert weight.isfinite().all(), key
+
+
+@every_model
+def test_the_name_says_algorithm_and_data(name):
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", name)
+    assert name.endswith("-" + read(name, CONFIG)["origin"]["data"])
+
+
+@every_model
+def test_the_origin_is_a_commit_without_changes(name):
+    origin = read(name, CONFIG)["origin"]
+    assert re.fullmatch("[0-9a-f]{40}", origin["commit"]), "trained from files that no commit holds"
+    assert origin["steps"] > 0
+    assert isinstance(origin["seed"], int)
+    assert {"torch", "python", "lightning-zoo"} <= origin["versions"].keys()
+
+
+@every_model
+def test_results_are_numbers_with_their_protocol(name):
+    results = read(name, RESULTS)
+    command = rf"lightning-zoo evaluate {name} --full( --precision bf16)?( --compile)?"
+    assert re.fullmatch(command, results["command"])
+    assert results["training_seeds"] == [read(name, CONFIG)["origin"]["seed"]]
+    assert results["metrics"]
+    for metric, entry in results["metrics"].items():
+        assert entry.keys() == {"value", "spread", "size", "protocol"}, metric
+        assert all(math.isfinite(entry[key]) for key in ("value", "spread", "size")), metric
+        assert entry["spread"] >= 0
+        assert entry["size"] >= 1
+        assert len(entry["protocol"]) > 10, "a number means nothing without its protocol"
+
+
+@every_model
+def test_the_card_is_written_from_the_folder(name):
+    assert (MODELS[name] / "README.md").read_text(encoding="utf-8") == render(MODELS[name])
+
+
+@every_model
+def test_the_page_of_the_docs_is_the_card(name):
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    assert page == render(MODELS[name], pictures=f"../../checkpoints/{name}/")
+
+
+def test_no_page_is_of_a_model_that_is_gone():
+    assert {path.stem for path in PAGES.glob("*.md")} == {*MODELS}
+
+
+@every_model
+def test_the_card_has_a_numeric_index(name):
+    card = ModelCard.load(MODELS[name] / "README.md")
+    assert card.data.model_name == name
+    assert card.data.license == "apache-2.0"
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    metrics = read(name, RESULTS)["metrics"]
+    assert values.keys() == metrics.keys()
+    for metric, value in values.items():
+        assert isinstance(value, int | float)
+        assert value == pytest.approx(metrics[metric]["value"], abs=1e-6)

@@ -1,0 +1,285 @@
+"""`evaluate`: the card against a new measurement, and the writing of the card."""
+
+import json
+import math
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import checkpoints
+import commands.evaluate
+from checkpoints.card import render
+from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, read_json
+from commands.evaluate import Measurement, measure_diffusion
+from datamodules import Digits
+from tests.conftest import save_diffusion
+
+CLASSIFIER = checkpoints.shipped()["classifier-digits"]
+
+
+def change(folder, **metrics) -> None:
+    """Replaces entries of the metrics in the results of a folder; None removes one."""
+    results = read_json(folder / RESULTS)
+    for metric, entry in metrics.items():
+        results["metrics"][metric] = results["metrics"].get(metric, {}) | entry
+    (folder / RESULTS).write_text(json.dumps(results))
+
+
+# the arithmetic
+
+
+def test_a_measurement_is_mean_spread_and_size():
+    measured = Measurement.of([1.0, 2.0, 6.0], "how", scale=10)
+    assert measured.value == pytest.approx(30)
+    assert measured.spread == pytest.approx(math.sqrt((400 + 100 + 900) / 2))  # of a sample: N - 1
+    assert (measured.size, measured.protocol) == (3, "how")
+    assert Measurement.of([4.0], "how").spread == 0
+
+
+def compared(capsys, value, spread, size, now, now_size):
+    card = {"m": {"value": value, "spread": spread, "size": size}}
+    status = commands.evaluate._compare("x", card, {"m": Measurement(now, 0.0, now_size, "")}, as_json=True)
+    return status, json.loads(capsys.readouterr().out)["metrics"]["m"]
+
+
+def test_the_tolerance_is_three_standard_errors_of_the_difference(capsys):
+    # 3 * 0.6 * sqrt(1/9 + 1/16) = 1.8 * 5/12 = 0.75
+    status, row = compared(capsys, 10.0, 0.6, 9, 10.749, 16)
+    assert (status, row["ok"]) == (0, True)
+    assert row["tolerance"] == pytest.approx(0.75)
+    assert (row["card"], row["now"]) == (10.0, 10.749)
+    for now in (10.751, 9.249, math.nan, math.inf):
+        status, row = compared(capsys, 10.0, 0.6, 9, now, 16)
+        assert (status, row["ok"]) == (1, False)
+
+
+def test_without_spread_the_rounding_of_float32_is_allowed(capsys):
+    assert compared(capsys, 10.0, 0.0, 9, 10.0009, 9)[0] == 0
+    assert compared(capsys, 10.0, 0.0, 9, 10.0011, 9)[0] == 1
+
+
+def test_the_table_names_what_is_outside(capsys):
+    card = {name: {"value": 1.0, "spread": 0.1, "size": 4} for name in ("good", "bad")}
+    now = {"good": Measurement(1.0, 0.1, 4, ""), "bad": Measurement(2.0, 0.1, 4, "")}
+    assert commands.evaluate._compare("x", card, now, as_json=False) == 1
+    name, head, good, bad = capsys.readouterr().out.splitlines()
+    assert name == "x"
+    assert head.split() == ["metric", "card", "now", "tolerance"]
+    assert good.split() == ["good", "1.0000", "1.0000", "0.2121", "ok"]  # 0.3 * sqrt(1/2)
+    assert bad.split() == ["bad", "1.0000", "2.0000", "0.2121", "OUTSIDE"]
+
+
+# the shipped classifier
+
+
+def test_the_shipped_classifier_passes(command):
+    answer = command("evaluate", "classifier-digits", "--json")
+    assert answer.status == 0
+    assert answer.err == ""
+    result = json.loads(answer.out)
+    assert result.keys() == {"name", "metrics"}
+    assert result["name"] == "classifier-digits"
+    assert result["metrics"].keys() == read_json(CLASSIFIER / RESULTS)["metrics"].keys()
+    for row in result["metrics"].values():
+        assert row.keys() == {"card", "now", "tolerance", "ok"}
+        assert row["ok"]
+        assert row["now"] == pytest.approx(row["card"], abs=0.005)
+
+
+def test_accuracy_is_counted_by_hand(command):
+    data = Digits()
+    with torch.inference_mode():
+        right = checkpoints.load("classifier-digits")(data.images("test")).argmax(1) == data.labels("test")
+    result = json.loads(command("evaluate", "classifier-digits", "--json").out)["metrics"]["test_accuracy"]
+    assert result["now"] == pytest.approx(right.sum().item() / len(right))
+
+
+def test_a_doctored_card_fails(command, copy):
+    folder = copy(CLASSIFIER)
+    change(folder, test_accuracy={"value": 1.1})
+    answer = command("evaluate", folder)
+    assert answer.status == 1
+    assert next(line for line in answer.out.splitlines() if "test_accuracy" in line).endswith("OUTSIDE")
+    assert next(line for line in answer.out.splitlines() if "validation_accuracy" in line).endswith("ok")
+
+
+def test_spoilt_weights_fail(command, copy):
+    folder = copy(CLASSIFIER)
+    state = load_file(folder / WEIGHTS)
+    state["to_logits.1.weight"].neg_()
+    save_file(state, folder / WEIGHTS)
+    assert command("evaluate", folder).status == 1
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({}, "'made_up' must have a finite number 'value', got None"),
+        ({"value": "high", "spread": 1, "size": 1}, "must have a finite number 'value', got 'high'"),
+        ({"value": math.nan, "spread": 1, "size": 1}, "must have a finite number 'value', got nan"),
+        ({"value": 10**400, "spread": 1, "size": 1}, "must have a finite number 'value'"),
+        ({"value": 1, "spread": math.inf, "size": 1}, "must have a finite number 'spread', got inf"),
+        ({"value": 1, "spread": -1, "size": 1}, "must have a finite number 'spread', got -1"),
+        ({"value": 1, "spread": 1, "size": 0}, "must have a finite number 'size', got 0"),
+        ({"value": 1, "spread": 1, "size": 1}, "a metric 'made_up' that this version does not measure"),
+    ],
+)
+def test_a_wrong_metric_is_one_line(refused, copy, entry, told):
+    folder = copy(CLASSIFIER)
+    change(folder, made_up=entry)
+    assert told in refused("evaluate", folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"metrics": 3}', '{"metrics": {}}', '{"metrics": {"a": 3}}'])
+def test_wrong_results_are_one_line(refused, copy, content):
+    folder = copy(CLASSIFIER)
+    (folder / RESULTS).write_text(content)
+    assert str(folder / RESULTS) in refused("evaluate", folder)
+
+
+def test_missing_results_are_one_line(refused, copy):
+    folder = copy(CLASSIFIER)
+    (folder / RESULTS).unlink()
+    message = refused("evaluate", folder)
+    assert f"{folder / RESULTS} does not exist" in message
+    assert "--update" in message
+
+
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [
+        (None, 'must hold "origin", an object'),
+        ([], 'must hold "origin", an object'),
+        ({}, "does not say which data it was trained on: pass --data digits"),
+        ({"data": ["digits"]}, "does not say which data"),
+        ({"data": "letters"}, "does not say which data"),
+    ],
+)
+def test_unknown_data_is_one_line(refused, copy, origin, told):
+    folder = copy(CLASSIFIER)
+    config = read_json(folder / CONFIG) | {"origin": origin}
+    (folder / CONFIG).write_text(json.dumps(config))
+    assert told in refused("evaluate", folder)
+
+
+def test_data_can_be_named(command, copy):
+    folder = copy(CLASSIFIER)
+    (folder / CONFIG).write_text(json.dumps(read_json(folder / CONFIG) | {"origin": {}}))
+    assert command("evaluate", folder, "--data", "digits").status == 0
+
+
+def test_other_mistakes_are_one_line(refused, tiny, copy):
+    assert "did you mean classifier-digits" in refused("evaluate", "clasifier-digits")
+    assert "invalid choice: 'letters'" in refused("evaluate", "classifier-digits", "--data", "letters")
+    assert "'cuda:99' is not there" in refused("evaluate", "classifier-digits", "--device", "cuda:99")
+    folder = copy(tiny)
+    assert "images (3, 8, 4), but those of digits are (1, 8, 8)" in refused("evaluate", folder, "--update")
+
+
+def test_an_origin_that_the_card_could_not_tell_is_refused_before_measuring(refused, copy):
+    folder = copy(CLASSIFIER)
+    (folder / CONFIG).write_text(json.dumps(read_json(folder / CONFIG) | {"origin": {"data": "digits", "seed": 0}}))
+    assert "lacks 'commit' in its \"origin\"" in refused("evaluate", folder, "--update")
+
+
+# the writing of the card
+
+
+def test_update_writes_what_ships(command, copy):
+    """The shipped card is what --update writes: the same metrics, the same text."""
+    folder = copy(CLASSIFIER)
+    (folder / RESULTS).unlink()
+    (folder / "README.md").unlink()
+    answer = command("evaluate", folder, "--update")
+    assert answer.status == 0
+    assert answer.out == f"wrote {folder / RESULTS} and the card\n"
+    assert {path.name for path in folder.iterdir()} == {path.name for path in CLASSIFIER.iterdir()}
+    written, shipped = read_json(folder / RESULTS), read_json(CLASSIFIER / RESULTS)
+    assert written.keys() == shipped.keys()
+    assert written["command"] == shipped["command"]
+    for metric, entry in shipped["metrics"].items():
+        # one image in 350 may fall on the other side with the kernels of another machine
+        assert written["metrics"][metric]["value"] == pytest.approx(entry["value"], abs=0.003)
+        assert written["metrics"][metric]["protocol"] == entry["protocol"]
+    assert (folder / "README.md").read_text(encoding="utf-8") == render(folder)
+    assert command("evaluate", folder).status == 0
+
+
+# diffusion models, on a fraction of the data
+
+
+class FewDigits(Digits):
+    def _read(self):
+        return {split: (images[:60], labels[:60]) for split, (images, labels) in super()._read().items()}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A tiny model of the digits with 50 steps, as many as the shortest measurement takes."""
+    folder = tmp_path_factory.mktemp("small") / "tiny-digits"
+    return save_diffusion(folder, image_shape=[1, 8, 8], num_timesteps=50, channel_multipliers=[1], attention_levels=[])
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    monkeypatch.setitem(commands.evaluate.JUDGE, "fewdigits", "classifier-digits")
+    return FewDigits()
+
+
+def test_diffusion_metrics(small, few_digits):
+    said = []
+    model = checkpoints.load(str(small))
+    metrics = measure_diffusion(model, few_digits, full=False, say=said.append)
+    kinds = ("fid_ratio", "nearest_ratio", "fid", "precision", "recall")
+    names = {f"{kind}_{label}" for kind in kinds for label in ("ddim50", "ddpm50")}
+    assert metrics.keys() == names | {"bound_bits_per_dim", "fid_training_images"}
+    assert next(iter(metrics)) == "fid_ratio_ddim50", "the headline"
+    for name, metric in metrics.items():
+        assert math.isfinite(metric.value), name
+        assert metric.size == (2 if "ddpm50" in name else 60 if "bound" in name else 20), name
+        assert "60 " in metric.protocol or name.startswith("nearest"), "the sample size belongs to the number"
+        assert 0 <= metric.value <= 1 or not name.startswith(("precision", "recall"))
+    base = metrics["fid_training_images"].value
+    for label in ("ddim50", "ddpm50"):
+        assert metrics[f"fid_ratio_{label}"].value == pytest.approx(metrics[f"fid_{label}"].value / base)
+        assert metrics[f"fid_ratio_{label}"].value > 2, "random weights draw nothing like digits"
+        assert metrics[f"nearest_ratio_{label}"].value > 1, "nor copies of them"
+    assert metrics["bound_bits_per_dim"].value > math.log2(17), "worse than guessing the grey level"
+    assert said[0] == "ddim50: draw 1 of 20"
+    assert said[-1] == "variational bound"
+
+
+def test_update_writes_picture_and_card_of_a_diffusion_model(command, small, copy, monkeypatch):
+    """The measurement itself is replaced: it is tested above."""
+    metric = Measurement(1.5, 0.1, 20, "how it was measured")
+    monkeypatch.setattr(commands.evaluate, "measure_diffusion", lambda *_, **__: {"fid_ratio_ddim50": metric})
+    folder = copy(small)
+    assert command("evaluate", folder, "--update").status == 0
+    results = read_json(folder / RESULTS)
+    accuracy = read_json(CLASSIFIER / RESULTS)["metrics"]["test_accuracy"]["value"]
+    assert results == {
+        "command": "lightning-zoo evaluate tiny-digits --full",
+        "training_seeds": [7],
+        "metrics": {"fid_ratio_ddim50": {"value": 1.5, "spread": 0.1, "size": 20, "protocol": "how it was measured"}},
+        "judge": {"name": "classifier-digits", "test_accuracy": accuracy},
+        "picture": "samples.png",
+    }
+    with Image.open(folder / "samples.png") as image:
+        image.load()
+        assert image.width > image.height > 200
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.eval_results[0].metric_value == 1.5
+    assert "![samples](samples.png)" in card.text
+    assert {path.name for path in folder.iterdir()} >= {RESULTS, "README.md", "samples.png"}
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    answer = command("evaluate", folder, "--json")
+    assert answer.status == 0
+    assert json.loads(answer.out)["metrics"]["fid_ratio_ddim50"]["tolerance"] == pytest.approx(0.3 * math.sqrt(0.1))
+    assert command("evaluate", folder, "--update", "--precision", "bf16").status == 0
+    assert read_json(folder / RESULTS)["command"] == "lightning-zoo evaluate tiny-digits --full --precision bf16"

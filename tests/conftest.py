@@ -1,0 +1,111 @@
+"""What the tests of several folders share: tiny model folders with random weights, and the command line in process."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+
+import checkpoints
+from checkpoints.catalogue import CARD, PICTURE, RESULTS, TRAINING
+from commands.main import main
+
+pytest_plugins = ["tests.hub_server"]
+
+ORIGIN = {"seed": 7, "commit": "0" * 40, "steps": 3, "data": "digits"}
+
+
+def save_diffusion(folder: Path, **changes) -> Path:
+    """A model folder of a tiny diffusion model; its weights are random, so that its output is not all zeros."""
+    arguments = {"image_shape": [3, 8, 4], "channels": 4, "num_timesteps": 20, **changes}
+    outline = checkpoints.build("image-diffusion", arguments).state_dict()
+    generator = torch.Generator().manual_seed(1)
+    state = {name: 0.2 * torch.randn(weight.shape, generator=generator) for name, weight in outline.items()}
+    checkpoints.save(folder, "image-diffusion", arguments, state, dict(ORIGIN))
+    return folder
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """An unconditional diffusion model of 20 steps on images (3, 8, 4); not to be changed."""
+    return save_diffusion(tmp_path_factory.mktemp("models") / "tiny-waves")
+
+
+@pytest.fixture(scope="session")
+def conditional(tmp_path_factory):
+    """The same with 5 classes."""
+    return save_diffusion(tmp_path_factory.mktemp("models") / "tiny-classes", num_classes=5)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """The unconditional model as an author leaves it: with results, card, picture and training config."""
+    from checkpoints.card import render  # brings in huggingface_hub, which must find its environment set
+
+    folder = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("finished") / "tiny-waves"))
+    metric = {"value": 1.25, "spread": 0.5, "size": 25, "protocol": "mean of 25 draws"}
+    results = {"command": "lightning-zoo evaluate tiny-waves --full", "metrics": {"fid": metric}, "picture": PICTURE}
+    (folder / RESULTS).write_text(json.dumps(results))
+    (folder / TRAINING).write_text("seed_everything: 7\n")
+    Image.new("RGB", (8, 8)).save(folder / PICTURE)
+    (folder / CARD).write_text(render(folder))
+    return folder
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """Copies a model folder to where a test may change it."""
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / folder.name))
+
+
+class Answer(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Runs a command line in this process: command("sample", folder, ...) -> (status, out, err)."""
+
+    def run(*arguments) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["lightning-zoo"])
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # --help and --print_config end so
+            status = stop.code or 0
+        return Answer(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Runs a command line that must end with exit status 2 and exactly one line on standard error; returns the line."""
+
+    def run(*arguments) -> str:
+        answer = command(*arguments)
+        assert answer.status == 2, answer
+        assert answer.out == ""
+        assert answer.err.startswith("error: ")
+        assert answer.err.count("\n") == 1, answer.err
+        assert answer.err.endswith("\n")
+        return answer.err
+
+    return run

@@ -1,0 +1,251 @@
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from datamodules import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+from tests.standins import write_cifar10, write_idx, write_pictures
+from zoo.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Any attempt to download fails the test."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError(f"tried to download {arguments}")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", refuse)
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
+
+
+def to_float(pixels):
+    return torch.from_numpy(pixels.astype(np.float64)) / 127.5 - 1
+
+
+def assert_holds(data, split, pixels, labels):
+    """The split is these pixels (N, C, H, W) of 0 ... 255 on the grid of [-1, 1], with these labels."""
+    images = data.images(split)
+    assert images.dtype == torch.float32
+    assert images.shape == pixels.shape
+    # one rounding of the factor 2/255 in float32, at most 255 times the ulp of it
+    assert (images.double() - to_float(pixels)).abs().max() < 3e-7
+    assert data.labels(split).dtype == torch.int64
+    assert data.labels(split).tolist() == list(labels)
+
+
+# the digits ---------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_those_of_scikit_learn_split_by_index():
+    raw, data = load_digits(), Digits()
+    bounds = {"train": (0, 1000), "val": (1000, 1350), "test": (1350, 1797)}
+    for split, (first, last) in bounds.items():
+        # 17 levels k = 0 ... 16 at exactly 2 k / 16 - 1, in order
+        assert torch.equal(data.images(split).double(), torch.from_numpy(2 * raw.images[first:last, None] / 16 - 1))
+        assert data.labels(split).tolist() == raw.target[first:last].tolist()
+    grid = torch.cat([data.images(split) for split in SPLITS]).unique()
+    assert torch.equal(grid, 2 * torch.arange(17) / 16 - 1)
+    assert (data.image_shape, data.num_classes, data.levels) == ((1, 8, 8), 10, 17)
+    assert data.images("val").shape[1:] == data.image_shape
+
+
+def test_loaders_read_their_own_split():
+    data = Digits(batch_size=300, seed=3)
+    for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
+        images, labels = map(torch.cat, zip(*loader, strict=True))
+        assert torch.equal(images, data.images(split))
+        assert torch.equal(labels, data.labels(split))
+    images, labels = map(torch.cat, zip(*data.train_dataloader(), strict=True))
+    assert len(images) == 900  # one pass, rounded down to batches
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(3 * 1_000_003))[:900]
+    assert torch.equal(images, data.images("train")[order])
+    assert torch.equal(labels, data.labels("train")[order])
+
+
+def test_the_seed_orders_training_and_batches_per_epoch_measures_it():
+    def epoch(**options):
+        loader = Digits(batch_size=7, batches_per_epoch=3, **options).train_dataloader()
+        return torch.cat([labels for _, labels in loader])
+
+    assert len(epoch()) == 21
+    assert torch.equal(epoch(seed=5), epoch(seed=5))
+    assert not torch.equal(epoch(seed=5), epoch(seed=6))
+    assert len(Digits(batches_per_epoch=3).val_dataloader()) == 6, "validation reads all of its split"
+
+
+def test_horizontal_flip_mirrors_about_half_of_the_training_images():
+    plain, flipped = Digits(batch_size=1000), Digits(batch_size=1000, horizontal_flip=True)
+    torch.manual_seed(0)
+    (before, labels), (after, same) = next(iter(plain.train_dataloader())), next(iter(flipped.train_dataloader()))
+    assert torch.equal(labels, same)
+    kept = (after == before).flatten(1).all(1)
+    mirrored = (after == before.flip(-1)).flatten(1).all(1)
+    assert (kept | mirrored).all()
+    # binomial(1000, 1/2) within four standard deviations of 15.8
+    assert 437 < (mirrored & ~kept).sum() < 563
+    again = next(iter(flipped.train_dataloader()))[0]
+    assert not torch.equal(after, again), "a new choice each time"
+    for name in ("val_dataloader", "test_dataloader"):
+        for (one, _), (two, _) in zip(getattr(plain, name)(), getattr(flipped, name)(), strict=True):
+            assert torch.equal(one, two)
+    assert torch.equal(plain.images("train"), flipped.images("train"))
+
+
+@pytest.mark.parametrize("name", ["batch_size", "batches_per_epoch"])
+@pytest.mark.parametrize("value", [0, -2])
+def test_counts_below_one_are_refused(name, value):
+    with pytest.raises(UserError, match=f"data.{name} must be at least 1, got {value}"):
+        Digits(**{name: value})
+
+
+# files in their original formats ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [MNIST, FashionMNIST])
+def test_idx_files_become_the_three_splits(kind, tmp_path):
+    train, test = write_idx(tmp_path / kind.folder, train=43, test=7)
+    data = kind(root=str(tmp_path))
+    # a tenth, since 5,000 would leave nothing; from the end of the training file
+    assert_holds(data, "train", train[0][:39, None], train[1][:39])
+    assert_holds(data, "val", train[0][39:, None], train[1][39:])
+    assert_holds(data, "test", test[0][:, None], test[1])
+    assert (data.image_shape, data.num_classes, data.levels) == ((1, 28, 28), 10, 256)
+
+
+def test_cifar_files_become_the_three_splits(tmp_path, monkeypatch):
+    train, test = write_cifar10(tmp_path / CIFAR10.folder, monkeypatch, each=9, test=4)
+    data = CIFAR10(root=str(tmp_path))
+    assert_holds(data, "train", train[0][:41], train[1][:41])
+    assert_holds(data, "val", train[0][41:], train[1][41:])
+    assert_holds(data, "test", *test)
+    assert (data.image_shape, data.num_classes, data.levels) == ((3, 32, 32), 10, 256)
+
+
+def test_a_large_set_keeps_five_thousand_for_validation(tmp_path):
+    write_idx(tmp_path / MNIST.folder, train=50_100, test=3, side=1)
+    data = MNIST(root=str(tmp_path))
+    assert [len(data.labels(split)) for split in SPLITS] == [45_100, 5_000, 3]
+
+
+@pytest.mark.parametrize("kind", [MNIST, FashionMNIST, CIFAR10])
+def test_absent_files_are_told_in_one_line_without_a_download(kind, tmp_path):
+    data = kind(root=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError) as caught:
+        data.prepare_data()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"data.root '{tmp_path}/nowhere'" in message
+    assert str(tmp_path / "nowhere" / kind.folder) in message
+    assert "--data.download true" in message
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no idx file at all", None])
+def test_damaged_files_are_told_in_one_line(damage, tmp_path):
+    write_idx(tmp_path / MNIST.folder, train=20, test=5)
+    file = tmp_path / MNIST.folder / "t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:1000] if damage is None else damage)
+    with pytest.raises(UserError, match=r"^data.root .* has no complete MNIST in [^\n]*$"):
+        MNIST(root=str(tmp_path)).setup()
+
+
+def test_a_cifar_file_that_is_not_the_original_is_never_unpickled(tmp_path, monkeypatch):
+    write_cifar10(tmp_path / CIFAR10.folder, monkeypatch, each=2, test=2)
+    bomb = f"cos\nmkdir\n(V{tmp_path}/exploded\ntR."  # a pickle that makes a folder
+    (tmp_path / CIFAR10.folder / "data_batch_3").write_bytes(bomb.encode())
+    with pytest.raises(UserError, match="has no complete CIFAR10"):
+        CIFAR10(root=str(tmp_path)).setup()
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(("kind", "module"), [(MNIST, "mnist"), (CIFAR10, "cifar")])
+def test_a_failed_download_says_why(kind, module, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", fail)
+    with pytest.raises(UserError, match=r"^data.download could not fetch \w+ into '.*': no route to host$"):
+        kind(root=str(tmp_path), download=True).setup()
+
+
+# a folder of pictures -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_pictures_is_split_by_tenths_with_a_class_a_folder(tmp_path):
+    pixels = write_pictures(tmp_path, counts={"bees": 13, "ants": 11}, height=6, width=6)
+    data = ImageFolder(str(tmp_path), size=6)
+    assert (data.image_shape, data.num_classes, data.levels) == ((3, 6, 6), 2, 256)
+    # classes and files in the order of their names: ants 0 ... 10, then bees
+    files = np.concatenate([pixels["ants"], pixels["bees"]]).transpose(0, 3, 1, 2)
+    labels = [0] * 11 + [1] * 13
+    chosen = {"train": [i for i in range(24) if i % 10 < 8], "val": [8, 18], "test": [9, 19]}
+    for split, rows in chosen.items():
+        assert_holds(data, split, files[rows], [labels[row] for row in rows])
+
+
+def test_pictures_are_scaled_on_their_short_side_and_cropped_at_the_centre(tmp_path):
+    (tmp_path / "all").mkdir()
+    for i in range(10):
+        # 6 high, 14 wide: a white square of 6 in the middle of black
+        picture = np.zeros((6, 14, 3), dtype=np.uint8)
+        picture[:, 4:10] = 255
+        Image.fromarray(picture).save(tmp_path / "all" / f"{i}.png")
+    data = ImageFolder(str(tmp_path), size=3)
+    assert data.images("train").shape == (8, 3, 3, 3)
+    # the crop is the square, but for the blur of the scaling at its left and right edge
+    assert torch.equal(data.images("train")[..., 1], torch.ones(8, 3, 3))
+    assert data.images("train").min() > 0.5
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+@pytest.mark.parametrize("grayscale", [False, True])
+def test_pictures_of_every_mode_are_read_as_colours_or_grey(mode, grayscale, tmp_path):
+    (tmp_path / "all").mkdir()
+    red = Image.new("RGB", (5, 5), (204, 0, 0)).convert(mode)  # a colour of the palette
+    for i in range(10):
+        red.save(tmp_path / "all" / f"{i}.png")
+    data = ImageFolder(str(tmp_path), size=5, grayscale=grayscale)
+    data.setup()
+    grey = 0.299 * 204  # the luma of ITU-R 601
+    expected = [grey] if grayscale else [grey] * 3 if mode == "L" else [204, 0, 0]
+    assert data.images("train").shape == (8, len(expected), 5, 5) == (8, *data.image_shape)
+    colour = (data.images("train") + 1).mean(dim=(0, 2, 3)) * 127.5
+    assert torch.allclose(colour, torch.tensor(expected).float(), atol=1.0)
+
+
+def test_nine_pictures_are_too_few(tmp_path):
+    write_pictures(tmp_path, counts={"a": 4, "b": 5}, height=3, width=4)
+    with pytest.raises(UserError, match=r"^data.root .* must hold at least 10 pictures, got 9$"):
+        ImageFolder(str(tmp_path), size=3).setup()
+
+
+def test_a_missing_or_empty_folder_is_told_when_it_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"data.root '.*nowhere' is not a folder: it must hold one folder of pictures"):
+        ImageFolder(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"data.root .* holds no folder"):
+        ImageFolder(str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"data.root .* cannot be read: [^\n]*empty"):
+        ImageFolder(str(tmp_path)).setup()
+    with pytest.raises(UserError, match=r"data.size must be at least 1, got 0"):
+        ImageFolder(str(tmp_path), size=0)
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    write_pictures(tmp_path, counts={"a": 12}, height=4, width=5)
+    (tmp_path / "a" / "03.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"data.root .* cannot be read: [^\n]*03.png"):
+        ImageFolder(str(tmp_path), size=4).setup()
+
+
+def test_torchvision_is_told_the_folders_that_the_messages_name():
+    for kind in (MNIST, FashionMNIST):
+        folder = getattr(torchvision.datasets, kind.__name__).raw_folder.fget(type(kind.__name__, (), {"root": ""})())
+        assert folder == kind.folder
+    assert torchvision.datasets.CIFAR10.base_folder == CIFAR10.folder

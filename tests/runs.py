@@ -1,0 +1,139 @@
+"""Short training runs through the real command line, in this process and in others."""
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from commands.main import main
+from datamodules import Digits
+from lightning_modules import DDPM
+from zoo.diffusion.model import ImageDiffusion
+
+TINY = str(Path(__file__).with_name("tiny.yaml"))
+
+# a server that has imported everything and done nothing: its processes start at once, and never inherit a thread
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
+
+
+def run(verb: str, folder: Path, *options: object) -> int:
+    """One verb of the Trainer in this process, with tiny.yaml and `folder` as its run folder; the exit status."""
+    before = sys.argv
+    sys.argv = ["cli.py"]
+    try:
+        return main([verb, "--config", TINY, "--trainer.default_root_dir", str(folder), *map(str, options)])
+    finally:
+        sys.argv = before
+
+
+def fit(folder: Path, *options: object) -> Path:
+    """A run that succeeds; returns its folder."""
+    assert run("fit", folder, *options) == 0
+    return folder
+
+
+def read(checkpoint: Path) -> dict:
+    return torch.load(checkpoint, weights_only=True)
+
+
+def snapshot(folder: Path) -> dict:
+    """Every file below a folder: its bytes and when it was written."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def differences(a: object, b: object, path: str = "") -> list[str]:
+    """Where two trees of dicts, lists, tensors and plain values are not bit-equal."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        missing = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
+        return missing + [line for key in a.keys() & b.keys() for line in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [line for i, pair in enumerate(zip(a, b, strict=True)) for line in differences(*pair, f"{path}/{i}")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    return [] if a == b else [path]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Two checkpoints hold the same weights, averages, optimizer, counters and random states, bit for bit."""
+    one, two = read(a), read(b)
+    for content in (one, two):  # it holds the path of the run folder
+        content["callbacks"] = {name: state for name, state in content["callbacks"].items() if "Checkpoint" not in name}
+    assert {"current_model_state", "averaging_state", "optimizer_states", "random_states"} <= one.keys()
+    assert differences(one, two) == []
+
+
+def fit_with_signal(folder: Path, *options: object, step: int, number: int) -> tuple[int, str]:
+    """A `fit` in a process of its own that gets a signal as training step `step` begins.
+
+    Returns:
+        (its exit status, negative if a signal ended it; its standard error)
+    """
+    log = folder.with_suffix(".log")
+    process = PROCESSES.Process(target=_fit_with_signal, args=(log, folder, options, step, number), daemon=True)
+    process.start()
+    process.join(120)
+    return process.exitcode, log.read_text()
+
+
+def _fit_with_signal(log, folder, options, step, number):
+    sys.stderr = log.open("w", buffering=1)
+    original = DDPM.training_step
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step == step:
+            os.kill(os.getpid(), number)
+        return original(self, batch, batch_idx)
+
+    DDPM.training_step = training_step
+    sys.exit(run("fit", folder, *options))
+
+
+def run_in_ranks(folder: Path, commands: list[list[object]], port: int) -> list[dict]:
+    """Runs each command in two processes together, as Lightning's launcher would start them.
+
+    Returns:
+        For each rank what its training steps saw: "images", "noise" and the raw "weights" after the last step.
+    """
+    ranks = [
+        PROCESSES.Process(target=_run_as_rank, args=(rank, folder, commands, port), daemon=True) for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0], [log.read_text() for log in sorted(folder.glob("*.log"))]
+    return [read(folder / f"rank-{rank}.pt") for rank in range(2)]
+
+
+def _run_as_rank(rank, folder, commands, port):
+    sys.stderr = (folder / f"rank-{rank}.log").open("w", buffering=1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    seen = {"images": [], "noise": []}
+    original = ImageDiffusion.loss
+
+    def loss(self, x0, t, noise, labels=None):
+        if self.training:
+            seen["images"].append(x0)
+            seen["noise"].append(noise)
+        return original(self, x0, t, noise, labels)
+
+    def on_train_batch_end(self, *_):
+        seen["weights"] = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
+
+    ImageDiffusion.loss, DDPM.on_train_batch_end = loss, on_train_batch_end
+    for command in commands:
+        status = run(*command)
+        if status:
+            sys.exit(status)
+    torch.save(seen, folder / f"rank-{rank}.pt")
+
+
+def digits_batches(number: int, size: int) -> list[torch.Tensor]:
+    """The first training batches of the digits in one process."""
+    data = Digits(batch_size=size, batches_per_epoch=number)
+    return [images for images, _ in data.train_dataloader()]

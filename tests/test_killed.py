@@ -1,0 +1,56 @@
+"""A run that is killed at any moment goes on from its newest whole checkpoint."""
+
+import random
+import sys
+import time
+
+from lightning_modules import DDPM
+from tests import runs
+
+KILLS = 50
+OPTIONS = {
+    "--data.batches_per_epoch": 1,  # a checkpoint after every step, so that many a kill meets one
+    "--trainer.limit_val_batches": 0,
+    "--trainer.max_epochs": 100_000,
+    "--save_every_n_epochs": 1,
+}
+
+
+def train(log, folder, options, began):
+    """`fit` in a process of its own; says when the training has begun."""
+    sys.stderr = sys.stdout = log.open("w", buffering=1)
+    DDPM.on_train_start = lambda self: began.set()
+    sys.exit(runs.run("fit", folder, *words(options)))
+
+
+def words(options):
+    return [word for pair in options.items() for word in pair]
+
+
+def test_a_run_killed_at_random_moments_always_goes_on(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    last = folder / "last.ckpt"
+    moments, steps, unfinished = random.Random(0), [0], 0
+    for _ in range(KILLS):
+        began = runs.PROCESSES.Event()
+        resume = {"--ckpt_path": last} if last.exists() else {}
+        process = runs.PROCESSES.Process(target=train, args=(log, folder, OPTIONS | resume, began))
+        process.start()
+        if moments.random() < 0.9:
+            while not began.wait(0.05):
+                assert process.is_alive(), log.read_text()
+            time.sleep(moments.uniform(0, 0.4))
+        else:  # before it has begun
+            time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9, log.read_text()
+        unfinished += (folder / ".last.ckpt.partial").exists()
+        if last.exists():
+            steps.append(runs.read(last)["global_step"])
+    print(f"{KILLS} kills, {unfinished} of them while a checkpoint was written; {steps[-1]} steps")
+    assert steps == sorted(steps)
+    assert steps[-1] > 1, "it goes forward"
+    end = {"--trainer.max_epochs": steps[-1] + 2, "--ckpt_path": last}
+    assert runs.run("fit", folder, *words(OPTIONS | end)) == 0
+    assert runs.read(last)["global_step"] == steps[-1] + 2
