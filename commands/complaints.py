@@ -6,6 +6,7 @@ import re
 
 import datamodules
 import lightning_modules
+from zoo.errors import one_line
 
 
 def complaint(text: str) -> str:
@@ -42,9 +43,3 @@ def _parameters(class_path: str) -> list[str]:
     name = class_path.rsplit(".", 1)[-1]
     found = getattr(lightning_modules, name, None) or getattr(datamodules, name, None)
     return [*inspect.signature(found).parameters] if found else []
-
-
-def one_line(text: str) -> str:
-    """The first sentence that says something, of a message that may run over many lines."""
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
-    return " ".join(lines)[:500] if lines else "no reason given"

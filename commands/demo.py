@@ -29,13 +29,14 @@ def run(args: argparse.Namespace) -> int:
     from checkpoints.store import build
     from commands import train
     from commands.pictures import draw_panels
+    from commands.runs import LAST, read_checkpoint
     from datamodules import Digits
 
     print("Training a diffusion model on 1,000 hand-written digits, about two minutes ...", file=sys.stderr)
     status = train.run("fit", ["--config", "demo", "--trainer.default_root_dir", str(folder)])
     if status:
         return status
-    content = train.read_checkpoint(folder / train.LAST)
+    content = read_checkpoint(folder / LAST)
     mine = build(content["model"], content["arguments"])
     mine.load_state_dict({name.removeprefix("model."): weight for name, weight in content["state_dict"].items()})
 

@@ -177,6 +177,8 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: C
     base = sum(baseline) / draws
     unseen = nearest_distances(test, train).median().item()
     space = f"features of {JUDGE[type(data).__name__.lower()]}, {count} samples against the {count} test images"
+    # batches of one size, so that a compiled network is compiled once
+    sizes = [len(rows) for rows in torch.arange(count).chunk(math.ceil(count / BATCH))]
     metrics: Metrics = {}
     extra: Metrics = {}
     last = model.process.num_timesteps
@@ -188,7 +190,6 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: C
         for draw in range(number):
             say(f"{label}: draw {draw + 1} of {number}")
             generator = torch.Generator().manual_seed(draw)
-            sizes = [len(rows) for rows in torch.arange(count).split(BATCH)]
             samples = torch.cat([model.sample(size, generator=generator, **options).cpu() for size in sizes])
             distances.append(fid(samples))
             nearest.append(nearest_distances(samples, train).median().item())
@@ -213,8 +214,9 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: C
 
     say("variational bound")
     device = next(model.parameters()).device
-    bound = model.bound(test.to(device), data.levels, generator=torch.Generator().manual_seed(0))
-    bits = bits_per_dim(-bound.total, test[0].numel()).tolist()
+    generator = torch.Generator().manual_seed(0)
+    bounds = [model.bound(x0, data.levels, generator=generator).total for x0 in test.to(device).split(sizes)]
+    bits = bits_per_dim(-torch.cat(bounds), test[0].numel()).tolist()
     metrics["bound_bits_per_dim"] = Measurement.of(
         bits, f"variational bound of the {count} test images, {data.levels} grey levels, all {last} terms, x0 clipped"
     )

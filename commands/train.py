@@ -3,14 +3,10 @@
 Only our packages, Lightning and torch.optim may be named in a config; a run never overwrites another; Ctrl-C saves.
 """
 
-import csv
 import difflib
 import importlib.util
 import logging
 import os
-import pickle
-import shlex
-import subprocess
 import sys
 import warnings
 from importlib.resources import files
@@ -19,21 +15,31 @@ from typing import Any
 
 import jsonargparse
 import lightning as L
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from checkpoints.store import versions
-from commands.complaints import complaint, one_line
+from commands.complaints import complaint
+from commands.runs import (
+    INTERRUPTED,
+    LAST,
+    check_weights,
+    commit,
+    keep_rows,
+    latest_checkpoint,
+    read_checkpoint,
+    resume_command,
+)
 from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord, SaveOnInterrupt
+from lightning_modules.checkpoint_io import WholeFileIO
 from zoo.errors import UserError
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
 SIZES = ("image_shape", "num_classes")  # what a model takes from its data
-INTERRUPTED, LAST = "interrupted.ckpt", "last.ckpt"
 NEEDED = {  # what a verb calls of the model and of its data
     "fit": ("training_step", "train_dataloader"),
     "validate": ("validation_step", "val_dataloader"),
@@ -136,6 +142,10 @@ class CommandLine(LightningCLI):
         fitting = self.subcommand == "fit"
         if config["logger"] in (None, True):
             kwargs["logger"] = self._loggers(root) if fitting else False
+        plugins = config["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, WholeFileIO()]
         self.trainer_defaults["callbacks"] = [
             *([] if config["enable_progress_bar"] is False else [RichProgressBar(refresh_rate=10)]),
             RunRecord({"seed": self._get_option("seed_everything"), "commit": commit(), "versions": versions()}),
@@ -164,7 +174,7 @@ class CommandLine(LightningCLI):
                     f"{type(part).__name__} has no {needed}, which {self.subcommand!r} needs: name another class"
                 )
         if self._resumed is not None:
-            _check_weights(self.model, self._resumed["state_dict"], Path(self._get_option("ckpt_path")))
+            check_weights(self.model, self._resumed["state_dict"], Path(self._get_option("ckpt_path")))
             self._resumed = None
 
     def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
@@ -189,7 +199,7 @@ class CommandLine(LightningCLI):
         if self.trainer.interrupted:
             saved = latest_checkpoint(root)
             print(
-                f"interrupted; to go on: {_resume_command(saved)}" if saved else "interrupted; nothing saved yet",
+                f"interrupted; to go on: {resume_command(saved)}" if saved else "interrupted; nothing saved yet",
                 file=sys.stderr,
             )
         else:
@@ -202,7 +212,7 @@ class CommandLine(LightningCLI):
     def _loggers(self, root: Path) -> list[Any]:
         csv_logger = CSVLogger(root, name="", version="")
         if self._resumed is not None and not _is_worker():
-            _keep_rows(csv_logger, root / "metrics.csv", self._resumed["global_step"])
+            keep_rows(csv_logger, root / "metrics.csv", self._resumed["global_step"])
         loggers: list[Any] = [csv_logger, TensorBoardLogger(root, name="", version="")]
         if self._get_option("wandb"):
             if importlib.util.find_spec("wandb") is None:
@@ -220,47 +230,6 @@ class ConfigOfRun(SaveConfigCallback):
         if stage == "fit":
             self.config.ckpt_path = None  # how a run went on is no part of its config
             super().setup(trainer, pl_module, stage)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint of this project: tensors and plain values only, nothing else is unpickled.
-
-    Raises:
-        UserError: if the file is absent, truncated, holds other objects, or comes from elsewhere.
-    """
-    if not path.is_file():
-        raise UserError(f"the checkpoint {str(path)!r} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{path} is refused: it is damaged, or holds objects other than tensors and plain values"
-        ) from None
-    except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
-        raise UserError(f"{path} is not a whole training checkpoint: {one_line(str(error))}") from None
-    needed = ("model", "arguments", "state_dict", "origin", "global_step")
-    if not isinstance(content, dict) or any(key not in content for key in needed):
-        raise UserError(f"{path} is not a checkpoint of this project: it lacks one of {', '.join(needed)}")
-    return content
-
-
-def latest_checkpoint(root: Path) -> Path | None:
-    """The newer of last.ckpt and interrupted.ckpt in a run folder."""
-    saved = [root / name for name in (LAST, INTERRUPTED) if (root / name).is_file()]
-    return max(saved, key=lambda path: path.stat().st_mtime_ns, default=None)
-
-
-def commit() -> str:
-    """The commit of the checkout that this runs from, "+" when files differ from it, "" outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return ""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def _name_configs(arguments: list[str]) -> list[str]:
@@ -286,39 +255,6 @@ def _name_configs(arguments: list[str]) -> list[str]:
     return named
 
 
-def _check_weights(model: L.LightningModule, state: dict[str, Any], path: Path) -> None:
-    """Raises a UserError unless the weights of a checkpoint are those that a model has."""
-    given, own = ({name: tuple(weight.shape) for name, weight in part.items()} for part in (state, model.state_dict()))
-    if wrong := [name for name in given.keys() | own.keys() if given.get(name) != own.get(name)]:
-        raise UserError(
-            f"the checkpoint {str(path)!r} is not of this model: weight {min(wrong)!r} is missing, extra or of another "
-            f"shape; use the config of its run, {path.parent / 'config.yaml'}"
-        )
-
-
-def _keep_rows(logger: CSVLogger, log: Path, steps: int) -> None:
-    """Hands the first `steps` steps of a log to the logger that goes on with it; Lightning would start an empty one."""
-    if not log.is_file():
-        return
-    with log.open(newline="") as file:
-        rows: list[dict[str, Any]] = [*csv.DictReader(file)]
-    for row in rows:
-        step = int(row.pop("step"))
-        if step < steps:
-            logger.log_metrics({name: value for name, value in row.items() if value}, step)
-
-
-def _resume_command(path: Path) -> str:
-    words, skip = [], False
-    for word in sys.argv[1:]:
-        if skip or word.startswith("--ckpt_path"):
-            skip = word == "--ckpt_path"
-            continue
-        words.append(word)
-    program = "python cli.py" if sys.argv[0].endswith("cli.py") else os.path.basename(sys.argv[0])
-    return f"{program} {shlex.join([*words, '--ckpt_path', str(path)])}"
-
-
 def _is_worker() -> bool:
     """Whether this is a process that DDP started beside the first one."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
@@ -326,8 +262,9 @@ def _is_worker() -> bool:
 
 def _quieten() -> None:
     """Hides messages that say nothing to a user: advertisements of services, hints about data loader workers."""
+    said = ("litlogger", "litmodels", "to estimate number of stepping batches", "TPU available")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage() and "litmodels" not in record.getMessage()
+        lambda record: not any(words in record.getMessage() for words in said)
     )
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run folder: config.yaml is there

@@ -5,6 +5,7 @@ where this may mount one, a disk of 64 kB.
 """
 
 import errno
+import io
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 import checkpoints
-from checkpoints.catalogue import CARD, CONFIG, FILES, PICTURE, RESULTS, WEIGHTS
+from checkpoints.catalogue import CARD, CONFIG, FILES, PICTURE, RESULTS
 from commands import evaluate
 from commands.main import main
 from lightning_modules.checkpoint_io import WholeFileIO
@@ -94,19 +95,20 @@ def test_a_failing_rename_leaves_the_place_empty(verb, function, arguments, refu
 # files of limited size
 
 
-def limited(log, size, words):
+def limited(answer, size, words):
     """A command in a process that may not write files larger than `size`."""
-    sys.stderr = log.open("w", buffering=1)
+    sys.stderr = io.StringIO()
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    sys.exit(main(words))
+    answer.send((main(words), sys.stderr.getvalue()))
 
 
-def run_limited(tmp_path, size, words):
-    log = tmp_path / "log"
-    process = runs.PROCESSES.Process(target=limited, args=(log, size, [str(word) for word in words]))
+def run_limited(size, words):
+    here, there = runs.PROCESSES.Pipe()
+    process = runs.PROCESSES.Process(target=limited, args=(there, size, [str(word) for word in words]))
     process.start()
-    process.join(120)
-    return process.exitcode, log.read_text()
+    assert here.poll(120)
+    process.join()
+    return here.recv()
 
 
 @pytest.mark.parametrize("verb", NEW)
@@ -114,7 +116,7 @@ def run_limited(tmp_path, size, words):
 def test_a_file_that_grows_too_large_leaves_the_place_empty(verb, size, arguments, command, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
-    status, told = run_limited(tmp_path, size, arguments(verb, place))
+    status, told = run_limited(size, arguments(verb, place))
     assert status == 2, told
     assert told.startswith("error: ")
     assert told.endswith("cannot be written: File too large\n")
@@ -129,7 +131,7 @@ def test_the_old_file_stays(verb, arguments, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
     (place / verb).write_bytes(b"the old")
-    status, told = run_limited(tmp_path, 100, arguments(verb, place))
+    status, told = run_limited(100, arguments(verb, place))
     assert (status, told.count("\n")) == (2, 1)
     assert contents(place) == {verb: b"the old"}
 
@@ -155,6 +157,43 @@ def test_a_full_disk_is_as_it_was(verb, arguments, refused, command, small_disk,
     (small_disk / "other").write_bytes(bytes(50_000))
     assert "cannot be written: No space left on device" in refused(*arguments(verb, small_disk))
     assert [path.name for path in small_disk.iterdir()] == ["other"]
+
+
+# a process that is killed
+
+
+def die(count, place, words):
+    """A command that dies as it touches `place` for the `count`-th time: opens, makes, renames or removes something."""
+    left = count
+
+    def watch(event, details):
+        nonlocal left
+        if event in ("open", "os.mkdir", "os.rename", "os.remove") and str(details[0]).startswith(place):
+            left -= 1
+            if left == 0:
+                os._exit(9)
+
+    sys.addaudithook(watch)
+    sys.exit(main(words))
+
+
+@pytest.mark.parametrize("verb", ["sample.npy", "export", "download"])
+def test_a_killed_command_leaves_nothing_or_all(verb, arguments, tmp_path):
+    for count in range(1, 100):
+        place = tmp_path / str(count)
+        place.mkdir()
+        words = [str(word) for word in arguments(verb, place)]
+        process = runs.PROCESSES.Process(target=die, args=(count, str(place), words))
+        process.start()
+        process.join(120)
+        for left in place.glob(".partial-*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        assert is_whole(place)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == 9
+    assert count > 3
+    assert [*place.iterdir()], "when nothing kills it, it is there"
 
 
 # a card that is measured again

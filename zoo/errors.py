@@ -6,3 +6,9 @@ class UserError(ValueError):
 
     The command line prints it on standard error and exits with 2; in Python it is an ordinary `ValueError`.
     """
+
+
+def one_line(text: str) -> str:
+    """A message that may run over many lines as one line of at most 500 characters."""
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
+    return " ".join(lines)[:500] if lines else "no reason given"

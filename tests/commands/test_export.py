@@ -10,7 +10,7 @@ import torch
 
 import checkpoints
 from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS, read_json
-from commands import train
+from commands import runs, train
 from commands.main import main
 from tests.conftest import Payload
 
@@ -91,7 +91,7 @@ def test_the_folder_is_complete(trained):
     origin = config["origin"]
     assert origin["seed"] == 0
     assert origin["steps"] == 8
-    assert origin["commit"].removesuffix("+") == train.commit().removesuffix("+")
+    assert origin["commit"].removesuffix("+") == runs.commit().removesuffix("+")
     assert origin["versions"] == config["versions"]
     assert config["arguments"] == trained.module.arguments
     run = (trained.checkpoint.parent / "config.yaml").read_text()

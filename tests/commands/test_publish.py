@@ -1,6 +1,9 @@
 """The verb: what it prints, what it refuses, and that it sends what was verified."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -9,6 +12,7 @@ import checkpoints
 from checkpoints.catalogue import FILES, WEIGHTS
 from tests.hub_server import Fault
 
+PROGRAM = [sys.executable, "-c", "from commands.main import main; raise SystemExit(main())"]
 REPO = ("--repo-id", "me/tiny-waves")
 
 
@@ -61,6 +65,21 @@ def test_a_fault_is_one_line_and_a_second_try_succeeds(hub, refused, command, fi
     assert refused("publish", finished, *REPO)
     hub.faults = []
     assert command("publish", finished, *REPO).status == 0
+
+
+def test_killed_in_the_middle_of_an_upload_leaves_the_repository_as_it_was(hub, command, finished):
+    hub.add("me/tiny-waves", {"README.md": b"the old"})
+    hub.faults = [Fault("PUT /lfs/", wait_s=1)]
+    running = subprocess.Popen([*PROGRAM, "publish", finished, *REPO], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not hub.lines("PUT /lfs/") and time.monotonic() < until:
+        time.sleep(0.02)
+    running.kill()
+    assert running.wait() == -9
+    assert [commit.files for commit in hub.repositories["me/tiny-waves"].commits] == [{"README.md": b"the old"}]
+    hub.faults = []
+    assert command("publish", finished, *REPO).status == 0
+    assert checkpoints.verify("hf://me/tiny-waves") == 0
 
 
 def test_what_is_not_right_is_not_sent(hub, refused, finished, copy, tiny):

@@ -1,0 +1,282 @@
+"""Files as chance makes them: each is read or refused in one line; nothing is imported, run or written elsewhere.
+
+In all 11,000 inputs, of which chance is the same in every run.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import struct
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import checkpoints
+from checkpoints.card import render
+from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
+from commands.evaluate import read_metrics
+from zoo.errors import UserError
+
+COUNTS = {"config": 4000, "results": 3000, "weights": 3000, "yaml": 970, "command line": 30}
+assert sum(COUNTS.values()) >= 10_000
+
+
+def times(name):
+    """How many inputs a test takes: the same ones every time, however slow the machine is."""
+    return settings(
+        max_examples=COUNTS[name],
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=[*HealthCheck],
+    )
+
+
+# what is watched
+
+
+class Watch:
+    """Notes what the interpreter does while it is on: writes outside a folder, programs, connections, imports."""
+
+    def __init__(self):
+        self.folder = None
+        self.wrong = []
+        self.asked = set()  # modules that the interpreter had to look for
+        sys.addaudithook(self.note)
+        sys.meta_path.insert(0, self)
+
+    def find_spec(self, name, path=None, target=None):
+        self.asked.add(name.split(".")[0])
+        return None
+
+    def note(self, event, details):
+        if self.folder is None or threading.current_thread() is not threading.main_thread():
+            return
+        if event == "open":
+            path, mode, flags = details
+            if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR):
+                return
+        elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod"):
+            path = details[1] if event in ("os.symlink", "os.link") else details[0]
+        elif event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "os.fork"):
+            self.wrong.append((event, details))
+            return
+        else:
+            return
+        if not str(path).startswith((str(self.folder), os.devnull)):
+            self.wrong.append((event, path))
+
+    @contextlib.contextmanager
+    def on(self, folder):
+        self.folder, self.wrong, self.asked = folder, [], set()
+        try:
+            yield
+        finally:
+            self.folder = None
+        assert self.wrong == []
+        assert not self.asked & {*STRANGERS}
+
+
+STRANGERS = ["attacker", "antigravity", "this", "turtledemo", "zoo_of_a_stranger"]
+
+
+@pytest.fixture(scope="module")
+def watch():
+    watch = Watch()
+    yield watch
+    sys.meta_path.remove(watch)
+
+
+@pytest.fixture(scope="module")
+def folder(finished, tmp_path_factory):
+    return Path(shutil.copytree(finished, tmp_path_factory.mktemp("fuzz") / "tiny-waves"))
+
+
+@contextlib.contextmanager
+def in_one_line():
+    """Lets nothing through but a success or a UserError of one line."""
+    try:
+        yield
+    except UserError as error:
+        assert "\n" not in str(error)
+        str(error).encode()
+
+
+def test_the_watch_sees(watch, tmp_path):
+    for act in (
+        lambda: (tmp_path / "elsewhere").write_text(""),
+        lambda: (tmp_path / "elsewhere").unlink(),
+        lambda: os.system("true"),
+        lambda: __import__("antigravity_of_nobody"),
+        lambda: __import__("attacker"),
+    ):
+        with pytest.raises(AssertionError), watch.on(tmp_path / "folder"):
+            with contextlib.suppress(ImportError):
+                act()
+            assert "antigravity_of_nobody" not in watch.asked
+
+
+# JSON
+
+numbers = st.one_of(
+    st.integers(-3, 40),
+    st.integers(),
+    st.floats(),
+    st.sampled_from([10**6, 10**6 + 1, 10**9, 10**400, -(10**9), 2**31, 2**63, 1e308, math.inf, 1e-320]),
+)
+texts = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["eps", "v", "cosine", "linear", "digits", "image-classifier", "__class__", "os.system", "\ud800"]),
+    st.sampled_from([f"{name}.Attack" for name in STRANGERS]),
+)
+plain = st.one_of(st.none(), st.booleans(), numbers, texts)
+anything = st.recursive(
+    plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=10
+)
+
+
+def changed(content, depth=3):
+    """`content` with some of its parts replaced, removed or added, down to a depth."""
+
+    @st.composite
+    def draw_one(draw):
+        return change(draw, json.loads(content), depth)
+
+    return draw_one()
+
+
+def change(draw, value, depth):
+    if depth == 0 or draw(st.integers(0, 7)) == 0:
+        return draw(anything)
+    if isinstance(value, dict):
+        for key in draw(st.lists(st.sampled_from([*value]), max_size=2, unique=True)) if value else ():
+            if draw(st.integers(0, 4)) == 0:
+                del value[key]
+            else:
+                value[key] = change(draw, value[key], depth - 1)
+        if draw(st.integers(0, 5)) == 0:
+            value[draw(texts)] = draw(anything)
+        return value
+    if isinstance(value, list) and value and draw(st.booleans()):
+        value[draw(st.integers(0, len(value) - 1))] = change(draw, value[0], depth - 1)
+        return value
+    return draw(anything)
+
+
+def encoded(values):
+    """JSON texts of values, and now and then bytes that are none."""
+    whole = values.map(lambda value: json.dumps(value).encode())
+    cut = st.tuples(whole, st.integers(0, 400)).map(lambda pair: pair[0][: pair[1]])
+    nested = st.tuples(st.sampled_from([b"[", b'{"a":', b'{"arguments":']), st.integers(0, 5000))
+    return st.one_of(
+        whole, whole, whole, whole, cut, st.binary(max_size=40), nested.map(lambda pair: pair[0] * pair[1])
+    )
+
+
+def test_config(watch, folder, finished):
+    original = (finished / CONFIG).read_bytes()
+    accepted = 0
+
+    @times("config")
+    @given(encoded(changed(original)))
+    def run(content):
+        nonlocal accepted
+        (folder / CONFIG).write_bytes(content)
+        with watch.on(folder), in_one_line():
+            checkpoints.load(str(folder))
+            accepted += 1
+        if accepted % 10 == 1:
+            with in_one_line():
+                render(folder)
+
+    try:
+        run()
+    finally:
+        (folder / CONFIG).write_bytes(original)
+    assert 0 < accepted < COUNTS["config"]
+
+
+def test_results(watch, folder, finished):
+    original = (finished / RESULTS).read_bytes()
+    accepted = 0
+
+    @times("results")
+    @given(encoded(changed(original)))
+    def run(content):
+        nonlocal accepted
+        (folder / RESULTS).write_bytes(content)
+        with watch.on(folder), in_one_line():
+            read_metrics(folder)
+        with watch.on(folder), in_one_line():
+            render(folder).encode()
+            accepted += 1
+
+    try:
+        run()
+    finally:
+        (folder / RESULTS).write_bytes(original)
+    assert 0 < accepted < COUNTS["results"]
+
+
+# safetensors
+
+
+@st.composite
+def tensor_files(draw, content):
+    """A safetensors file with changes in its header, its length or its bytes."""
+    size = struct.unpack("<Q", content[:8])[0]
+    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
+    kind = draw(st.sampled_from(["header", "header", "header", "length", "bytes", "cut"]))
+    if kind == "header":
+        name = draw(st.sampled_from(sorted(header)))
+        entry = header[name]
+        what = draw(st.sampled_from(["dtype", "shape", "data_offsets", "all", "name", "gone"]))
+        kinds = ["F64", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F4", "C64", "U64"]
+        if what == "dtype":
+            entry[what] = draw(st.sampled_from(kinds) | anything)
+        elif what in ("shape", "data_offsets"):
+            entry[what] = draw(st.lists(numbers, max_size=4) | anything)
+        elif what == "all":
+            header[name] = draw(anything)
+        else:
+            entry = header.pop(name)
+            if what == "name":
+                header[draw(texts)] = entry
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + data
+    if kind == "length":
+        return struct.pack("<Q", draw(st.integers(0, 2**64 - 1) | st.integers(0, 2 * size))) + content[8:]
+    if kind == "bytes":
+        changed = bytearray(content)
+        for _ in range(draw(st.integers(1, 4))):
+            changed[draw(st.integers(0, min(len(content), size + 100) - 1))] = draw(st.integers(0, 255))
+        return bytes(changed)
+    return content[: draw(st.integers(0, len(content)))]
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, REFERENCE])
+def test_weights(watch, folder, finished, file):
+    original = (finished / file).read_bytes()
+    accepted = 0
+    half = settings(times("weights"), max_examples=COUNTS["weights"] // 2)
+
+    @half
+    @given(tensor_files(original))
+    def run(content):
+        nonlocal accepted
+        (folder / file).write_bytes(content)
+        with watch.on(folder), in_one_line():
+            checkpoints.verify(str(folder)) if file == REFERENCE else checkpoints.load(str(folder))
+            accepted += 1
+
+    try:
+        run()
+    finally:
+        (folder / file).write_bytes(original)
+    assert 0 < accepted < COUNTS["weights"] // 2
