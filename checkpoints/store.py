@@ -174,6 +174,8 @@ def verify(model: str) -> float:
     path = find(model) / REFERENCE
     stored, loaded = _read_tensors(path), load(model)
     try:
+        if any(value.is_complex() for value in stored.values()):
+            raise TypeError("it holds complex numbers")
         return (_call(loaded, stored) - stored["output"]).abs().max().item()
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a reference of this model: {_first_line(error)}") from error
@@ -233,8 +235,9 @@ def _check_weights(model: nn.Module, state: dict[str, Tensor], source: Path) -> 
         if names:
             raise UserError(f"{source} {what} weight {min(names)!r}{f' and {len(names) - 1} more' * (len(names) > 1)}")
     for name, weight in expected.items():
-        if not isinstance(state[name], Tensor):
-            raise UserError(f"{source} has weight {name!r} that is no tensor but a {type(state[name]).__name__}")
+        given = state[name].dtype if isinstance(state[name], Tensor) else type(state[name])
+        if not isinstance(given, torch.dtype) or given.is_floating_point != weight.dtype.is_floating_point:
+            raise UserError(f"{source} has weight {name!r} of type {given}, expected {weight.dtype}")
         if state[name].shape != weight.shape:
             raise UserError(
                 f"{source} has weight {name!r} of shape {tuple(state[name].shape)}, expected {tuple(weight.shape)}"

@@ -1,6 +1,6 @@
 """Files as chance makes them: each is read or refused in one line; nothing is imported, run or written elsewhere.
 
-In all 11,000 inputs, of which chance is the same in every run.
+11,000 inputs in all, the same in every run.
 """
 
 import contextlib
@@ -13,17 +13,24 @@ import sys
 import threading
 from pathlib import Path
 
+import jsonargparse
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import checkpoints
 from checkpoints.card import render
 from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
+from commands import train
+from commands.complaints import complaint
 from commands.evaluate import read_metrics
+from tests import runs
+from tests.runs import TINY
 from zoo.errors import UserError
 
-COUNTS = {"config": 4000, "results": 3000, "weights": 3000, "yaml": 970, "command line": 30}
+COUNTS = {"config": 3000, "results": 3500, "weights": 3500, "yaml": 985, "command line": 15}
 assert sum(COUNTS.values()) >= 10_000
 
 
@@ -59,7 +66,7 @@ class Watch:
         if self.folder is None or threading.current_thread() is not threading.main_thread():
             return
         if event == "open":
-            path, mode, flags = details
+            path, _, flags = details
             if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR):
                 return
         elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.chmod"):
@@ -101,11 +108,13 @@ def folder(finished, tmp_path_factory):
 @contextlib.contextmanager
 def in_one_line():
     """Lets nothing through but a success or a UserError of one line."""
+    told = ""
     try:
         yield
     except UserError as error:
-        assert "\n" not in str(error)
-        str(error).encode()
+        told = str(error)
+    assert "\n" not in told
+    told.encode()
 
 
 def test_the_watch_sees(watch, tmp_path):
@@ -113,13 +122,17 @@ def test_the_watch_sees(watch, tmp_path):
         lambda: (tmp_path / "elsewhere").write_text(""),
         lambda: (tmp_path / "elsewhere").unlink(),
         lambda: os.system("true"),
-        lambda: __import__("antigravity_of_nobody"),
         lambda: __import__("attacker"),
     ):
-        with pytest.raises(AssertionError), watch.on(tmp_path / "folder"):
-            with contextlib.suppress(ImportError):
+
+        def run(act=act):
+            with watch.on(tmp_path / "folder"), contextlib.suppress(ImportError):
                 act()
-            assert "antigravity_of_nobody" not in watch.asked
+
+        with pytest.raises(AssertionError):
+            run()
+    with watch.on(tmp_path):
+        (tmp_path / "inside").write_text("")
 
 
 # JSON
@@ -280,3 +293,93 @@ def test_weights(watch, folder, finished, file):
     finally:
         (folder / file).write_bytes(original)
     assert 0 < accepted < COUNTS["weights"] // 2
+
+
+# YAML, as far as the command line reads it
+
+TAGS = ["!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!!binary x", "!!set {a}"]
+ODD = [*TAGS, "2020-13-45", "0x", "1_0", "? a", "- 1", "&a b", "*a", "<<: 3", "%YAML 9", "\x00", "\t", "|", "> x", "'"]
+lines = st.lists(st.sampled_from(ODD) | texts.filter(str.isprintable), max_size=4)
+of_a_stranger = st.sampled_from(STRANGERS).map(lambda name: {"class_path": f"{name}.Attack", "init_args": {"a": 1}})
+
+
+@st.composite
+def configs(draw):
+    """tiny.yaml with changes, a class of a stranger in a place where classes stand, or lines of odd YAML."""
+    content = yaml.safe_load(Path(TINY).read_text())
+    kind = draw(st.sampled_from(["changed", "changed", "class", "lines"]))
+    if kind == "changed":
+        content = change(draw, content, 5)
+    elif kind == "class":
+        where = draw(st.sampled_from(["model", "data", "logger", "callbacks", "strategy", "plugins", "profiler"]))
+        place = content if where in ("model", "data") else content["trainer"]
+        place[where] = draw(of_a_stranger | st.lists(of_a_stranger, min_size=1, max_size=2))
+    else:
+        key = draw(st.sampled_from(["", "model: ", "seed_everything: ", "trainer: {callbacks: ", "a: "]))
+        return (key + "\n".join(draw(lines))).encode()
+    return json.dumps(content).encode() if draw(st.booleans()) else yaml.safe_dump(content).encode()
+
+
+@pytest.fixture(scope="module")
+def parse():
+    """What `fit` does with its arguments before anything is made from them."""
+    kept = []
+
+    def keep(self, parser, arguments):
+        kept.append((self, parser))
+        raise UserError("kept")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lightning-zoo"])
+        patch.setattr(train.CommandLine, "parse_arguments", keep)
+        with pytest.raises(UserError, match="kept"):
+            train.run("fit", [])
+    (line, parser) = kept[0]
+
+    def run(*arguments):
+        sys.argv = ["lightning-zoo"]
+        try:
+            line.parse_arguments(parser, ["fit", *arguments])
+        except (jsonargparse.ArgumentError, MisconfigurationException) as error:
+            raise UserError(complaint(str(error))) from None
+
+    return run
+
+
+def test_yaml(watch, parse, tmp_path_factory):
+    place = tmp_path_factory.mktemp("yaml")
+    path = place / "config.yaml"
+    path.write_bytes(Path(TINY).read_bytes())
+    parse("--config", str(path))
+    refused = 0
+
+    @times("yaml")
+    @given(configs())
+    def run(content):
+        nonlocal refused
+        path.write_bytes(content)
+        refused += 1
+        with watch.on(place), in_one_line():
+            parse("--config", str(path))
+            refused -= 1
+
+    run()
+    assert 0 < refused < COUNTS["yaml"]
+
+
+def test_the_command_line(watch, tmp_path_factory, capsys):
+    place = tmp_path_factory.mktemp("command")
+    path = place / "config.yaml"
+
+    @times("command line")
+    @given(configs())
+    def run(content):
+        path.write_bytes(content)
+        with watch.on(place), contextlib.suppress(SystemExit):
+            runs.run("fit", place / "run", "--config", path, "--print_config")
+        told = capsys.readouterr().err
+        assert told.count("\n") <= 1
+        assert told == "" or told.startswith("error: ")
+
+    run()
+    assert {file.name for file in place.iterdir()} == {"config.yaml"}
