@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonargparse
 import lightning as L
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -36,7 +37,7 @@ from commands.runs import (
 )
 from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord, SaveOnInterrupt
 from lightning_modules.checkpoint_io import WholeFileIO
-from zoo.errors import UserError
+from zoo.errors import UserError, one_line
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
 SIZES = ("image_shape", "num_classes")  # what a model takes from its data
@@ -100,8 +101,8 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
         seed = self._get_option("seed_everything")
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed_everything must be between 0 and {2**32 - 1}, got {seed}")
+        if not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything must be a whole number between 0 and {2**32 - 1}, got {seed}")
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters override the command line: here the config counts."""
@@ -236,23 +237,28 @@ def _name_configs(arguments: list[str]) -> list[str]:
     """Replaces `--config NAME` by the file of that name among the configs, unless there is such a file."""
     named = [*arguments]
     for i, argument in enumerate(arguments):
-        value = arguments[i + 1] if argument in ("--config", "-c") and i + 1 < len(arguments) else None
-        value = argument.removeprefix("--config=") if argument.startswith("--config=") else value
-        if value is None or Path(value).is_file():
-            continue
-        folder = Path(str(files("configs")))
-        config = folder / f"{value}.yaml"
-        if not config.is_file():
-            names = sorted(path.stem for path in folder.glob("*.yaml"))
-            near = difflib.get_close_matches(Path(value).stem, names, n=3, cutoff=0.4) or names
-            raise UserError(
-                f"--config {value!r} is neither a file nor a known config; did you mean {' or '.join(near)}?"
-            )
-        if argument.startswith("--config="):
-            named[i] = f"--config={config}"
-        else:
-            named[i + 1] = str(config)
+        if argument in ("--config", "-c") and i + 1 < len(arguments):
+            named[i + 1] = str(_config(arguments[i + 1]))
+        elif argument.startswith("--config="):
+            named[i] = f"--config={_config(argument.removeprefix('--config='))}"
     return named
+
+
+def _config(value: str) -> Path:
+    """The file of a config, given by its path or by its name."""
+    folder = Path(str(files("configs")))
+    path = Path(value) if Path(value).is_file() else folder / f"{value}.yaml"
+    if not path.is_file():
+        names = sorted(config.stem for config in folder.glob("*.yaml"))
+        near = difflib.get_close_matches(Path(value).stem, names, n=3, cutoff=0.4) or names
+        raise UserError(f"--config {value!r} is neither a file nor a known config; did you mean {' or '.join(near)}?")
+    try:
+        referring = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(path.read_bytes()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"--config {value!r} cannot be read: {one_line(str(error))}") from None
+    if referring:  # a few lines of references can stand for a value without end
+        raise UserError(f"--config {value!r} holds a reference (*name): write its value out")
+    return path
 
 
 def _is_worker() -> bool:

@@ -277,15 +277,13 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(refused, tiny, tmp_path
     output = tmp_path / name
     output.write_text("old")
 
-    def fail(target, *_, **__):
-        target = target if isinstance(target, Path) else Path(target.name)
+    def fail(target):
         with target.open("wb") as file:
             file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", lambda self, target, *_: fail(target))
-    monkeypatch.setattr(np, "save", fail)
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(Image.Image, "save", lambda image, target: fail(target))
+    monkeypatch.setattr(Path, "write_bytes", lambda target, content: fail(target))
     message = refused("sample", tiny, *QUICK, "--output", output)
     assert message == f"error: {output} cannot be written: No space left on device\n"
     assert output.read_text() == "old"

@@ -359,7 +359,7 @@ MISTAKES = {
     "--trainer.accumulate_grad_batches 0": "trainer.accumulate_grad_batches must be positive, got 0",
     "--trainer.val_check_interval 0.0": "trainer.val_check_interval must be positive, got 0.0",
     "--save_every_n_epochs 0": "save_every_n_epochs must be at least 1, got 0",
-    "--seed_everything -1": "seed_everything must be between 0 and 4294967295, got -1",
+    "--seed_everything -1": "seed_everything must be a whole number between 0 and 4294967295, got -1",
     "--model.learning_rate 0": "model.learning_rate must be positive, got 0",
     "--model.weight_decay -0.5": "model.weight_decay must be at least 0, got -0.5",
     "--model.warmup_steps -1": "model.warmup_steps must be at least 0, got -1",
