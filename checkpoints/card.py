@@ -52,14 +52,14 @@ def render(folder: Path, model: str | None = None, pictures: str = "") -> str:
     """The text of the card of a model folder that has its results.
 
     Args:
-        folder: its name is the model's.
-        model: what a user loads it by; by default its name.
+        folder: its name is the model's, if there is no other.
+        model: what a user loads it by, hf://owner/name; by default the folder's name.
         pictures: what stands before the name of a picture, for a page that lies elsewhere.
 
     Raises:
         UserError: if the name is not one, or config.json or results.json lack what a card says.
     """
-    name = folder.resolve().name
+    name = (model or folder.resolve().name).rsplit("/", 1)[-1]
     if not NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot be the name of a model: use letters, digits, '-', '_' and '.'")
     if not (folder / RESULTS).is_file():
@@ -117,7 +117,7 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         _judge(results),
         f"Measured by `{_plain(results['command'])}`; `lightning-zoo evaluate {model}` measures them again. "
         "The value is a mean over the stated sample size, with its standard error.",
-        "## Training\n\n" + _training(config, name),
+        "## Training\n\n" + _training(config, folder.resolve().name),
         f"## Data\n\n{about}",
         "Weights: Apache-2.0.",
     ]

@@ -137,7 +137,7 @@ def publish(folder: Path, repo_id: str, *, private: bool = False, dry_run: bool 
             if private and not api.model_info(repo_id).private:
                 raise UserError(f"{repo_id} is there already, and public: change that on its page, or omit --private")
             operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=it) for name, it in contents.items()]
-            commit = api.create_commit(repo_id, operations, commit_message=f"Publish {folder.resolve().name}")
+            commit = api.create_commit(repo_id, operations, commit_message=f"Publish {repo_id}")
     except Unreachable as error:
         raise UserError(f"{error}: nothing was published, try again") from None
     return {"url": url, "commit": commit.oid}

@@ -8,8 +8,6 @@ import inspect
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from checkpoints.catalogue import CONFIG, REFERENCE, TRAINING, WEIGHTS, find, read_json
+from checkpoints.whole import made_whole
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 from zoo.nn.classifier import ImageClassifier
@@ -139,17 +138,9 @@ def save(
     }
     if training is not None:
         files[TRAINING] = training.encode()
-    try:
-        beside = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.resolve().parent))
-        try:
-            for file, content in files.items():
-                (beside / file).write_bytes(content)  # safetensors' own save_file makes files private
-            beside.chmod(0o755)
-            os.rename(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)  # already gone when all went well
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+    with made_whole(folder) as new:
+        for file, content in files.items():
+            (new / file).write_bytes(content)  # safetensors' own save_file makes files private
 
 
 def reference(model: nn.Module) -> dict[str, Tensor]:

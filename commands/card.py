@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.catalogue import CARD, CONFIG, PICTURE, RESULTS, WEIGHTS, read_json, shipped
-from commands.options import written_whole
+from checkpoints.whole import written_whole
 from zoo.errors import UserError
 
 if TYPE_CHECKING:

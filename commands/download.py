@@ -8,10 +8,10 @@ import argparse
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from checkpoints.catalogue import FILES, REFERENCE, find
+from checkpoints.whole import made_whole
 from zoo.errors import UserError
 
 TOLERANCE = 1e-3  # of the reference output, between machines
@@ -32,7 +32,10 @@ def run(args: argparse.Namespace) -> int:
     folder = find(args.model)
     check(folder)
     if args.to is not None:
-        _copy(folder, args.to)
+        with made_whole(args.to) as copy:
+            for name in FILES:
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, copy / name)
         folder = args.to
     print(json.dumps({"output": str(folder)}) if args.json else f"verified, in {folder}")
     return 0
@@ -48,17 +51,3 @@ def check(folder: Path) -> None:
     difference = verify(str(folder))
     if not difference <= TOLERANCE:
         raise UserError(f"{folder} does not reproduce its reference output (off by {difference:.2g}): do not use it")
-
-
-def _copy(folder: Path, target: Path) -> None:
-    """A whole copy beside the target, then one rename."""
-    try:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=target.resolve().parent) as beside:
-            whole = Path(beside) / target.name
-            whole.mkdir()
-            for name in FILES:
-                if (folder / name).is_file():
-                    shutil.copyfile(folder / name, whole / name)
-            os.rename(whole, target)
-    except OSError as error:
-        raise UserError(f"--to {str(target)!r} cannot be written: {error.strerror or error}") from None

@@ -2,9 +2,7 @@
 
 import argparse
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,22 +86,3 @@ def check_output(path: Path, endings: tuple[str, ...]) -> None:
         raise UserError(f"--output {str(path)!r}: the folder {folder} may not be written to")
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         raise UserError(f"--output {str(path)!r} is a folder: name a file")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its ending, that takes its place when the block succeeds."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.resolve().parent)
-        os.close(handle)
-        beside = Path(name)
-        try:
-            yield beside
-            umask = os.umask(0)
-            os.umask(umask)
-            beside.chmod(0o666 & ~umask)  # mkstemp makes files private
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from commands.options import written_whole
+from checkpoints.whole import written_whole
 from zoo.pictures import image_grid
 
 

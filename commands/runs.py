@@ -75,9 +75,9 @@ def keep_rows(logger: Any, log: Path, steps: int) -> None:
     with log.open(newline="") as file:
         rows: list[dict[str, Any]] = [*csv.DictReader(file)]
     for row in rows:
-        step = int(row.pop("step"))
-        if step < steps:
-            logger.log_metrics({name: value for name, value in row.items() if value}, step)
+        step = row.pop("step", None) or ""
+        if step.isdecimal() and int(step) < steps:  # a killed run may have written a part of a row
+            logger.log_metrics({name: value for name, value in row.items() if name and value}, int(step))
 
 
 def resume_command(path: Path) -> str:

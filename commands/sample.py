@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import find
-from commands.options import add_device, add_speed, at_least, check_output, choose_device, speed_up, written_whole
+from checkpoints.whole import written_whole
+from commands.options import add_device, add_speed, at_least, check_output, choose_device, speed_up
 from zoo.errors import UserError
 
 BATCH = 160  # images drawn at once: their feature maps still fit the caches of a CPU

@@ -1,7 +1,6 @@
 """What several algorithms do around their training: averaged weights, pictures, curves, records, Ctrl-C."""
 
 import csv
-import os
 import signal
 import threading
 from collections import defaultdict
@@ -16,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 from torch import Tensor
 
+from checkpoints.whole import written_whole
 from zoo.errors import UserError
 from zoo.pictures import image_grid
 
@@ -82,7 +82,8 @@ class SamplePictures(Callback):
         grid = image_grid(images)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid).save(folder / f"step-{trainer.global_step:07d}.png")
+        with written_whole(folder / f"step-{trainer.global_step:07d}.png") as beside:
+            Image.fromarray(grid).save(beside)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid, trainer.global_step, dataformats="HWC")
@@ -100,18 +101,20 @@ class Predictions(BasePredictionWriter):
     def write_on_epoch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Any, batch_indices: Any
     ) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
         output = torch.cat(list(predictions)).cpu().contiguous()
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"predictions{suffix}.safetensors"
-        save_file({"predictions": output}, target)
+        with written_whole(target) as beside:
+            beside.write_bytes(save({"predictions": output}))
         print(f"wrote {target}")
         if output.ndim == 4 and output.shape[1] in (1, 3):
             picture = target.with_suffix(".png")
-            Image.fromarray(image_grid(output[:400])).save(picture)
+            with written_whole(picture) as beside:
+                Image.fromarray(image_grid(output[:400])).save(beside)
             print(f"wrote {picture}")
 
 
@@ -160,10 +163,8 @@ class LearningCurves(Callback):
             axes.set(xlabel="step", title=quantity)
             axes.grid(alpha=0.3)
             axes.legend()
-        target = Path(trainer.default_root_dir) / "curves.png"
-        beside = target.with_name(".curves.png")
-        figure.savefig(beside, dpi=120)
-        os.replace(beside, target)
+        with written_whole(Path(trainer.default_root_dir) / "curves.png") as beside:
+            figure.savefig(beside, dpi=120)
 
 
 class RunRecord(Callback):

@@ -30,7 +30,7 @@ from tests import runs
 from tests.runs import TINY
 from zoo.errors import UserError
 
-COUNTS = {"config": 2000, "results": 4000, "weights": 4000, "yaml": 985, "command line": 15}
+COUNTS = {"config": 2000, "results": 4400, "weights": 4000, "yaml": 585, "command line": 15}
 assert sum(COUNTS.values()) >= 10_000
 
 
@@ -345,10 +345,10 @@ def parse():
             train.run("fit", [])
     (line, parser) = kept[0]
 
-    def run(*arguments):
+    def run(*arguments: str):
         sys.argv = ["lightning-zoo"]
         try:
-            line.parse_arguments(parser, ["fit", *arguments])
+            line.parse_arguments(parser, ["fit", *train._name_configs(arguments)])
         except (jsonargparse.ArgumentError, MisconfigurationException) as error:
             raise UserError(complaint(str(error))) from None
 

@@ -4,6 +4,7 @@ import random
 import sys
 import time
 
+from commands.runs import keep_rows
 from lightning_modules import DDPM
 from tests import runs
 
@@ -54,3 +55,22 @@ def test_a_run_killed_at_random_moments_always_goes_on(tmp_path):
     end = {"--trainer.max_epochs": steps[-1] + 2, "--ckpt_path": last}
     assert runs.run("fit", folder, *words(OPTIONS | end)) == 0
     assert runs.read(last)["global_step"] == steps[-1] + 2
+
+
+def test_the_log_of_a_killed_run_may_end_anywhere(tmp_path):
+    class Kept:
+        def __init__(self):
+            self.rows = []
+
+        def log_metrics(self, metrics, step):
+            self.rows.append((step, metrics))
+
+    text = "epoch,step,train/loss\n0,0,0.5\n0,1,0.25\n1,2,0.125\n"
+    whole = [(0, {"epoch": "0", "train/loss": "0.5"}), (1, {"epoch": "0", "train/loss": "0.25"})]
+    for length in range(len(text) + 1):
+        log, kept = tmp_path / "metrics.csv", Kept()
+        log.write_text(text[:length])
+        keep_rows(kept, log, steps=2)
+        complete = text[:length].count("\n") - 1
+        assert kept.rows[: max(complete, 0)] == whole[: max(complete, 0)]
+    assert kept.rows == whole

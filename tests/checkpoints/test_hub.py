@@ -476,6 +476,12 @@ def publish_private(hub, files):
     return hub.add(REPO, files, private=True)
 
 
+def test_a_silent_hub_is_not_waited_for_when_publishing(hub, finished, monkeypatch):
+    monkeypatch.setattr(module, "TIMEOUT_S", 0.05)
+    hub.faults = [Fault("POST /api/repos/create", wait_s=0.3)]
+    assert "does not answer in time: nothing was published, try again" in refusal(publish, finished, REPO)
+
+
 def test_a_passing_fault_of_the_storage_is_passed_over(hub, finished):
     hub.faults = [Fault("PUT /lfs/", status=500, times=2), Fault("POST .*/commit/", status=503, times=0)]
     publish(finished, REPO)

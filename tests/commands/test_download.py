@@ -114,6 +114,14 @@ def test_offline_in_a_process_of_its_own(published, command, tmp_path, cache):
     assert published.requests == []
 
 
+def test_what_the_client_has_to_say_of_its_own_is_kept_back(published, tmp_path):
+    published.faults = [Fault("GET /cdn/", cut=0, times=1)]  # it tries again after a second, and says so
+    line = [*PROGRAM, "download", MODEL, "--to", str(tmp_path / "mine")]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"verified, in {tmp_path / 'mine'}\n"
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -192,3 +200,8 @@ def test_killed_in_the_middle_leaves_nothing_and_a_second_try_succeeds(published
     published.faults = []
     assert command("download", MODEL, "--to", place / "mine").status == 0
     assert names(place) == ["mine"]
+
+
+def test_the_cache_is_not_written_to_by_an_update(published, refused):
+    assert f"`download {MODEL} --to DIR`, then --update DIR" in refused("evaluate", MODEL, "--update")
+    assert published.requests == []

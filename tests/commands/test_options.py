@@ -7,7 +7,8 @@ import stat
 import pytest
 import torch
 
-from commands.options import at_least, check_output, choose_device, written_whole
+from checkpoints.whole import written_whole
+from commands.options import at_least, check_output, choose_device
 from zoo.errors import UserError
 
 # numbers
