@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from checkpoints.catalogue import CONFIG, RESULTS, find, read_json
+from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
 from commands.options import add_device, add_speed, choose_device, speed_up
 from zoo.errors import UserError
 
@@ -58,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.update and args.model.startswith(PREFIX):
+        raise UserError(f"--update writes into the model folder: `download {args.model} --to DIR`, then --update DIR")
     folder = find(args.model)
     config = read_json(folder / CONFIG)
     name = folder.resolve().name

@@ -83,19 +83,25 @@ def test_published_and_fetched_elsewhere_is_bit_equal(hub, cache, finished):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
-def test_the_shipped_classifier_comes_back(hub, cache):
-    publish(checkpoints.shipped()["classifier-digits"], "me/classifier-digits", private=True)
+@pytest.mark.parametrize("name", checkpoints.shipped())
+def test_a_shipped_model_comes_back(hub, cache, name):
+    publish(checkpoints.shipped()[name], f"me/{name}", private=True)
     cache()
-    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    ours, theirs = checkpoints.load("classifier-digits"), checkpoints.load("hf://me/classifier-digits")
-    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+    outputs = []
+    for model in (checkpoints.load(name), checkpoints.load(f"hf://me/{name}")):
+        generator = torch.Generator().manual_seed(0)
+        if hasattr(model, "sample"):
+            outputs.append(model.sample(3, steps=2, generator=generator))
+        else:
+            outputs.append(model(torch.randn(5, 1, 8, 8, generator=generator)))
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
 
 
 def test_a_publication_is_one_commit(hub, finished):
     publish(finished, REPO)
     first, second = hub.repositories[REPO].commits
     assert first.title == "initial commit"  # the Hub's own
-    assert second.title == "Publish tiny-waves"
+    assert second.title == f"Publish {REPO}"
     assert {*second.files} == {*FILES, ".gitattributes"}
     assert len(hub.lines("/commit/")) == 1
 
@@ -119,9 +125,8 @@ def test_a_second_publication_is_a_second_commit_with_what_changed(hub, cache, f
     save_file(state, folder / WEIGHTS)
     (folder / REFERENCE).unlink()
     commit = publish(folder, REPO)["commit"]
-    assert [commit.title for commit in hub.repositories[REPO].commits] == ["initial commit"] + 2 * [
-        "Publish tiny-waves"
-    ]
+    titles = [commit.title for commit in hub.repositories[REPO].commits]
+    assert titles == ["initial commit", f"Publish {REPO}", f"Publish {REPO}"]
     assert len(hub.lines("PUT /lfs/")) == 4  # weights twice, reference and picture once
     cache()
     torch.testing.assert_close(checkpoints.load(MODEL).state_dict(), checkpoints.load(str(folder)).state_dict())
@@ -184,7 +189,7 @@ def test_what_cannot_be_published_is_told_without_asking_the_hub(hub, tiny, fini
     assert "is not of the form" in refusal(publish, finished, "tiny-waves")
     assert "newest revision of OWNER/NAME" in refusal(publish, finished, f"{REPO}@v1")
     folder = copy(finished).rename(finished.parent / "a `name`")
-    assert "cannot be the name of a model" in refusal(publish, folder, REPO)
+    assert publish(folder, REPO, dry_run=True)["commit"] is None  # the model has the repository's name
     assert hub.requests == []
 
 
@@ -192,6 +197,7 @@ def test_what_came_from_the_hub_can_be_published_again(hub, finished):
     publish(finished, REPO)
     publish(fetch(MODEL), "me/again")
     assert checkpoints.verify("hf://me/again") == 0
+    assert b"\n# again\n" in hub.repositories["me/again"].commits[-1].files[CARD]
 
 
 # the cache
