@@ -8,7 +8,7 @@ help:
 	@echo "make demo    train a small model for two minutes, write runs/demo/samples.png"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   what the Trainer, the loader and the start-up cost"
+	@echo "make bench   what the Trainer, the loader and the start-up cost; speed beside diffusers and lucidrains (hours)"
 	@echo "make verify  measure every shipped model's card again (minutes each)"
 
 .venv/runs: pyproject.toml
@@ -37,6 +37,7 @@ bench: .venv/checks
 	$(BIN)/python benchmarks/fit_overhead.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python -m benchmarks.diffusion all
 
 verify: setup
 	@set -e; for model in $$($(BIN)/python cli.py list --json | $(BIN)/python -c 'import json, sys; print(*(m["name"] for m in json.load(sys.stdin)))'); do \

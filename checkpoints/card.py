@@ -15,7 +15,11 @@ from checkpoints.catalogue import CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, r
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
-PIPELINES = {"image-diffusion": "unconditional-image-generation", "image-classifier": "image-classification"}
+PIPELINES = {
+    "image-diffusion": "unconditional-image-generation",
+    "image-classifier": "image-classification",
+    "noisy-classifier": "image-classification",
+}
 
 DATASETS = {
     "digits": (
@@ -23,12 +27,17 @@ DATASETS = {
         "scikit-learn's digits: 1,797 hand-written digits, 8x8 pixels, 17 grey levels (the test part of UCI's Optical "
         "Recognition of Handwritten Digits, CC BY 4.0). Split by index: train 0-999, validation 1000-1349, "
         "test 1350-1796.",
-    )
+    ),
+    "shapes": (
+        "coloured shapes",
+        "Shapes: a circle, square or triangle of one of six colours on black, anywhere and of any size, 32x32 RGB, "
+        "drawn from a seed by `zoo/metrics/shapes.py`; 2,000 held-out pictures.",
+    ),
 }
+LABELS = {"digits": "7", "shapes": "triangle,red"}  # an example of what can be asked for
 
-USES = {
-    "image-diffusion": """```bash
-lightning-zoo sample {model} --num-samples 64 --seed 0 --output digits.png
+DRAW = """```bash
+lightning-zoo sample {model} --num-samples 64 --seed 0 --output samples.png
 ```
 
 ```python
@@ -36,14 +45,40 @@ import torch
 from checkpoints import load
 
 model = load("{model}")
-images = model.sample(16, steps=50, generator=torch.Generator().manual_seed(0))  # (16, 1, 8, 8) in [-1, 1]
-```""",
+images = model.sample(16, steps=50, generator=torch.Generator().manual_seed(0))  # (16, {shape}) in [-1, 1]
+```"""
+ASK = """```bash
+lightning-zoo sample {model} --num-samples 64 --seed 0 --labels {asked} --guidance-scale 2 --output samples.png
+```
+
+```python
+import torch
+from checkpoints import load
+
+model = load("{model}")
+labels = torch.tensor([{first}] * 16)
+images = model.sample(16, labels=labels, guidance_scale=2.0)  # (16, {shape}) in [-1, 1]
+```"""
+USES = {
+    "image-diffusion": DRAW,
     "image-classifier": """```python
 import torch
 from checkpoints import load
 
 model = load("{model}")
-probabilities = model(torch.zeros(1, 1, 8, 8)).softmax(dim=1)  # images in [-1, 1]; model.features(x) for the features
+probabilities = model(torch.zeros(1, {shape})).softmax(dim=1)  # images in [-1, 1]; model.features(x) for the features
+```""",
+    "noisy-classifier": """```bash
+lightning-zoo sample ddpm-digits --classifier {model} --labels 7 --guidance-scale 3 --output sevens.png
+```
+
+```python
+import torch
+from checkpoints import load
+
+model = load("{model}")
+noised, t = torch.zeros(1, {shape}), torch.tensor([300])
+probabilities = model(noised, t).softmax(dim=1)
 ```""",
 }
 
@@ -112,7 +147,7 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         f"# {name}",
         _summary(config, folder),
         f"![samples]({pictures}{PICTURE})" if results.get("picture") == PICTURE else "",
-        "## Use\n\n" + USES[config["model"]].format(model=model),
+        "## Use\n\n" + _use(config, model, data),
         "## Numbers\n\n" + _table(metrics),
         _judge(results),
         f"Measured by `{_plain(results['command'])}`; `lightning-zoo evaluate {model}` measures them again. "
@@ -122,6 +157,16 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         "Weights: Apache-2.0.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _use(config: dict[str, Any], model: str, data: str) -> str:
+    arguments = config["arguments"]
+    shape = ", ".join(str(int(size)) for size in arguments.get("image_shape", []))
+    if not (config["model"] == "image-diffusion" and arguments.get("num_classes")):
+        return USES[config["model"]].format(model=model, shape=shape)
+    columns = arguments["num_classes"]
+    first = [0] * len(columns) if isinstance(columns, list) else 0
+    return ASK.format(model=model, shape=shape, asked=LABELS[data], first=first)
 
 
 def _plain(value: Any) -> str:

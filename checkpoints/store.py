@@ -23,6 +23,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from checkpoints.catalogue import CONFIG, REFERENCE, TRAINING, WEIGHTS, find, read_json
 from checkpoints.whole import made_whole
 from zoo.diffusion.model import ImageDiffusion
+from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
 from zoo.nn.classifier import ImageClassifier
 
@@ -30,6 +31,7 @@ from zoo.nn.classifier import ImageClassifier
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "image-classifier": ImageClassifier,
     "image-diffusion": ImageDiffusion,
+    "noisy-classifier": NoisyClassifier,
 }
 LARGEST = 1_000_000  # no size in a config.json is larger
 MOST_WEIGHTS = 10_000  # tensors in a model
@@ -148,11 +150,11 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((2, *model.image_shape), generator=generator)  # type: ignore[misc]
     inputs: dict[str, Tensor] = {"x": x}
-    if isinstance(model, ImageDiffusion):
+    if isinstance(model, ImageDiffusion | NoisyClassifier):
         last = model.process.num_timesteps
         inputs["t"] = torch.tensor([1 + last // 3, last])
-        if model.num_classes:
-            inputs["labels"] = torch.tensor([0, model.num_classes - 1])
+        if isinstance(model, ImageDiffusion) and model.num_classes:
+            inputs["labels"] = torch.tensor([[0] * len(model.num_classes), [n - 1 for n in model.num_classes]])
     return inputs | {"output": _call(model, inputs)}
 
 
@@ -205,7 +207,8 @@ def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    text = str(error).encode("utf-8", "backslashreplace").decode()  # a name in a JSON file may hold half a character
+    return next(iter(text.splitlines()), type(error).__name__)
 
 
 @torch.inference_mode()

@@ -11,8 +11,10 @@ from checkpoints.catalogue import CARD, CONFIG, PICTURE, RESULTS, WEIGHTS, read_
 from checkpoints.whole import written_whole
 from zoo.errors import UserError
 
+GUIDANCE = 2.0  # scale of the picture on a card
+
 if TYPE_CHECKING:
-    from commands.evaluate import Metrics
+    from commands.measures import Metrics
     from datamodules.images import ImageDataModule
 
 
@@ -23,12 +25,9 @@ def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "
 
     Everything is made in a folder beside and moved over at the end, so that numbers, picture and text agree.
     """
-    import torch
-
     from checkpoints import load
     from checkpoints.card import render
-    from commands.evaluate import JUDGE
-    from commands.pictures import draw_panels
+    from commands.measures import JUDGE
 
     config = read_json(folder / CONFIG)
     config["origin"]["data"] = data_name
@@ -45,12 +44,11 @@ def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "
             shutil.copyfile(folder / WEIGHTS, new / WEIGHTS)
             model: Any = load(str(folder))
             if hasattr(model, "sample"):
-                judge = JUDGE[data_name]
-                accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
-                results |= {"judge": {"name": judge, "test_accuracy": accuracy}, "picture": PICTURE}
-                samples = model.sample(100, steps=50, generator=torch.Generator().manual_seed(0)).cpu()
-                panels = [("real test images", data.images("test")[:100]), (f"{name}, 50 DDIM steps, seed 0", samples)]
-                draw_panels(new / PICTURE, panels)
+                results["picture"] = PICTURE
+                if judge := JUDGE.get(data_name):
+                    accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
+                    results["judge"] = {"name": judge, "test_accuracy": accuracy}
+                draw_picture(new / PICTURE, model, data, name)
             for file, content in ((CONFIG, config), (RESULTS, results)):
                 (new / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             (new / CARD).write_text(render(new), encoding="utf-8")
@@ -60,6 +58,23 @@ def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
     write_page(folder)
+
+
+def draw_picture(path: Path, model: Any, data: "ImageDataModule", name: str) -> None:
+    """Real images beside those that a model draws; all classes in turn, if it knows any."""
+    import torch
+
+    from commands.pictures import draw_panels
+
+    columns = 10 if len(model.num_classes) < 2 else 12
+    count = 10 * columns
+    labels = model.labels_in_turn(torch.arange(count))
+    scale = 1.0 if labels is None else GUIDANCE
+    generator = torch.Generator().manual_seed(0)
+    samples = model.sample(count, steps=50, labels=labels, guidance_scale=scale, generator=generator).cpu()
+    how = "" if labels is None else f"\nclasses in turn, guidance scale {scale:g}"
+    panels = [("real test images", data.images("test")[:count]), (f"{name}, 50 DDIM steps, seed 0{how}", samples)]
+    draw_panels(path, panels, columns)
 
 
 def write_page(folder: Path) -> None:

@@ -9,40 +9,14 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
+from commands.measures import DATA, Metrics
 from commands.options import add_device, add_speed, choose_device, speed_up
+from commands.protocols import measure
 from zoo.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from datamodules.images import ImageDataModule
-
-JUDGE = {"digits": "classifier-digits"}  # data -> the model whose features the FID is taken in
-
-
-class Measurement(NamedTuple):
-    """The mean of `size` values whose standard deviation is `spread`."""
-
-    value: float
-    spread: float
-    size: int
-    protocol: str
-
-    @classmethod
-    def of(cls, values: Iterable[float], protocol: str, scale: float = 1.0) -> "Measurement":
-        """The mean of values, each multiplied by `scale`."""
-        values = [scale * value for value in values]
-        mean = sum(values) / len(values)
-        variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
-        return cls(mean, math.sqrt(variance), len(values), protocol)
-
-
-Metrics = dict[str, Measurement]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update", action="store_true", help="for authors: measure in full and write results.json, card and picture"
     )
-    parser.add_argument("--data", choices=sorted(JUDGE), help="the data, for a model folder that does not say it")
+    parser.add_argument("--data", choices=DATA, help="the data, for a model folder that does not say it")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
     add_speed(parser)
@@ -67,17 +41,17 @@ def run(args: argparse.Namespace) -> int:
     if not isinstance(origin, dict):
         raise UserError(f'{folder / CONFIG} must hold "origin", an object')
     data_name = args.data or origin.get("data")
-    if data_name not in [*JUDGE]:
-        raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(JUDGE)}")
+    if data_name not in DATA:
+        raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(DATA)}")
     missing = {"seed", "steps", "commit"} - origin.keys()
     if args.update and missing:
         raise UserError(f'{folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
     card = {} if args.update else read_metrics(folder)
 
     import checkpoints
-    from datamodules import Digits
+    from datamodules import Digits, Shapes
 
-    data = {"digits": Digits}[data_name]()
+    data = {"digits": Digits, "shapes": Shapes}[data_name]()
     device = choose_device(args.device)
     model: Any = checkpoints.load(args.model, device)
     if tuple(model.image_shape) != data.image_shape:
@@ -85,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model!r} is for images {model.image_shape}, but those of {data_name} are {data.image_shape}"
         )
     speed_up(getattr(model, "network", model), device, args.precision, args.compile)
-    measure = {"image-diffusion": measure_diffusion, "image-classifier": measure_classifier}[config["model"]]
     metrics = measure(model, data, full=args.full or args.update, say=_say)
     if args.update:
         from commands.card import write_card
@@ -135,95 +108,6 @@ def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as
             verdict = "ok" if row["ok"] else "OUTSIDE"
             print(f"{metric:<34}{row['card']:>10.4f}{row['now']:>10.4f}{row['tolerance']:>11.4f}  {verdict}")
     return 0 if all(row["ok"] for row in answer.values()) else 1
-
-
-def measure_classifier(
-    model: "nn.Module", data: "ImageDataModule", *, full: bool, say: Callable[[str], None]
-) -> Metrics:
-    """Accuracy on the test and validation splits."""
-    import torch
-
-    say("classifying")
-    metrics = {}
-    device = next(model.parameters()).device
-    for split, name in (("test", "test_accuracy"), ("val", "validation_accuracy")):
-        images, labels = data.images(split), data.labels(split)
-        with torch.inference_mode():
-            right = (model(images.to(device)).argmax(1).cpu() == labels).double()
-        metrics[name] = Measurement.of(right.tolist(), f"share of the {len(labels)} {split} images read right")
-    return metrics
-
-
-def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: Callable[[str], None]) -> Metrics:
-    """Feature-FID with 50 DDIM and 1000 ancestral steps, the variational bound, precision and recall, and copying.
-
-    FID is divided by that of training images against the same test images: 1 is as close to the test images as the
-    training images are.
-    """
-    import torch
-
-    import checkpoints
-    from commands.sample import BATCH
-    from zoo.metrics.likelihood import bits_per_dim
-    from zoo.metrics.samples import FeatureFID, nearest_distances, precision_recall
-
-    judge: Any = checkpoints.load(JUDGE[type(data).__name__.lower()])
-    train, test = data.images("train"), data.images("test")
-    count, draws = len(test), 20
-    fid = FeatureFID(judge, test)
-    with torch.inference_mode():
-        test_features = judge.features(test)
-
-    shuffled = torch.Generator().manual_seed(0)
-    baseline = [fid(train[torch.randperm(len(train), generator=shuffled)[:count]]) for _ in range(draws)]
-    base = sum(baseline) / draws
-    unseen = nearest_distances(test, train).median().item()
-    space = f"features of {JUDGE[type(data).__name__.lower()]}, {count} samples against the {count} test images"
-    # batches of one size, so that a compiled network is compiled once
-    sizes = [len(rows) for rows in torch.arange(count).chunk(math.ceil(count / BATCH))]
-    metrics: Metrics = {}
-    extra: Metrics = {}
-    last = model.process.num_timesteps
-    for label, options, number in (
-        ("ddim50", {"sampler": "ddim", "steps": 50}, draws),
-        (f"ddpm{last}", {"sampler": "ddpm", "steps": last}, draws if full else 2),
-    ):
-        distances, nearest, precision, recall = [], [], [], []
-        for draw in range(number):
-            say(f"{label}: draw {draw + 1} of {number}")
-            generator = torch.Generator().manual_seed(draw)
-            samples = torch.cat([model.sample(size, generator=generator, **options).cpu() for size in sizes])
-            distances.append(fid(samples))
-            nearest.append(nearest_distances(samples, train).median().item())
-            with torch.inference_mode():
-                pair = precision_recall(test_features, judge.features(samples))
-            precision.append(pair[0])
-            recall.append(pair[1])
-        metrics[f"fid_ratio_{label}"] = Measurement.of(
-            distances, f"FID over the mean FID of {count} training images, {base:.4f}; {space}; mean of draws", 1 / base
-        )
-        metrics[f"nearest_ratio_{label}"] = Measurement.of(
-            nearest,
-            f"median distance of a sample to its nearest training image over that of the test images, {unseen:.4f}; "
-            "below 1 is copying; mean of draws",
-            1 / unseen,
-        )
-        extra[f"fid_{label}"] = Measurement.of(distances, f"FID, {space}; mean of draws")
-        extra[f"precision_{label}"] = Measurement.of(
-            precision, f"precision, 3 nearest neighbours, {space}; mean of draws"
-        )
-        extra[f"recall_{label}"] = Measurement.of(recall, f"recall, 3 nearest neighbours, {space}; mean of draws")
-
-    say("variational bound")
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    bounds = [model.bound(x0, data.levels, generator=generator).total for x0 in test.to(device).split(sizes)]
-    bits = bits_per_dim(-torch.cat(bounds), test[0].numel()).tolist()
-    metrics["bound_bits_per_dim"] = Measurement.of(
-        bits, f"variational bound of the {count} test images, {data.levels} grey levels, all {last} terms, x0 clipped"
-    )
-    metrics["fid_training_images"] = Measurement.of(baseline, f"FID of {count} training images, {space}; mean of draws")
-    return metrics | extra
 
 
 def _say(text: str) -> None:

@@ -1,6 +1,7 @@
 """Options that several verbs share, checked: each mistake is one line that says the fix."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,25 @@ def at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
+def number(text: str) -> float:
+    """An argparse type: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """An argparse type: a number in 0 ... 1."""
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="where the model runs: auto, cpu, cuda, cuda:1, mps")
 
@@ -53,6 +73,17 @@ def speed_up(network: "nn.Module", device: str, precision: str, compiled: bool) 
         network.forward = in_bf16(network.forward)
     if compiled:
         network.compile()
+
+
+def has_bfloat16(accelerator: str) -> bool:
+    """Whether the device that Lightning's "auto", "cpu", "gpu" or "cuda" stands for multiplies bfloat16 in hardware."""
+    import torch
+
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        return getattr(torch.cpu, "_is_amx_tile_supported", bool)()  # AMX: the plain vector units gain nothing
+    return False
 
 
 def choose_device(name: str) -> str:

@@ -1,4 +1,10 @@
-"""Draw images from a model: a PNG grid to look at, or the numbers as .npy or .safetensors (floats in [-1, 1])."""
+"""Draw images from a model: a PNG grid to look at, or the numbers as .npy or .safetensors (floats in [-1, 1]).
+
+A model that was trained for it draws what is asked for: --labels 7, and --guidance-scale 2 to insist. An unconditional
+model does so with the help of a --classifier. With classifier-free guidance at other scales than 0 and 1 one evaluation
+of the network answers for both branches, as a batch of twice the size: `network_evaluations` counts it once,
+`evaluations_per_image` twice.
+"""
 
 import argparse
 import io
@@ -6,14 +12,23 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import find
+from checkpoints.catalogue import CONFIG, find, read_json
 from checkpoints.whole import written_whole
-from commands.options import add_device, add_speed, at_least, check_output, choose_device, speed_up
+from commands.labels import label, resolve
+from commands.options import add_device, add_speed, at_least, check_output, choose_device, number, share, speed_up
 from zoo.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from zoo.diffusion.model import ImageDiffusion
+
 BATCH = 160  # images drawn at once: their feature maps still fit the caches of a CPU
+# as in `zoo.diffusion`, which brings in PyTorch: too slow for --help
+SAMPLERS = ("ddim", "ddpm", "heun", "dpm++2m", "dpm++2m-sde", "euler-maruyama", "predictor-corrector")
+SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,17 +36,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-samples", type=at_least(1), default=64, help="how many images")
     parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed draws the same images")
     parser.add_argument("--output", type=Path, default=Path("samples.png"), help="a .png, .npy or .safetensors file")
-    parser.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim", help="ddpm is ancestral sampling")
-    parser.add_argument("--steps", type=at_least(1), default=50, help="network evaluations an image")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="ddpm is ancestral sampling")
+    parser.add_argument(
+        "--steps", type=at_least(1), default=50, help="one network evaluation each; two for heun, predictor-corrector"
+    )
     parser.add_argument("--eta", type=float, default=0.0, help="ddim: 0 deterministic ... 1 as noisy as ddpm")
     parser.add_argument(
-        "--spacing",
-        choices=("trailing", "leading", "linspace", "quadratic"),
-        default="trailing",
-        help="which steps a short run visits",
+        "--spacing", choices=SPACINGS, default="trailing", help="which steps a short run visits; karras for heun"
     )
     parser.add_argument(
-        "--labels", type=at_least(0), nargs="+", help="classes to draw in turn, for a class-conditional model"
+        "--labels",
+        type=label,
+        nargs="+",
+        help="what to draw, in turn: 7, or for several columns triangle,red 0,3 any,blue",
+    )
+    parser.add_argument(
+        "--guidance-scale",
+        type=number,
+        nargs="+",
+        metavar="S",
+        help="how strongly the label counts, in turn: 1 as learned (the default), 0 not at all, above 1 more",
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=number,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide only where sigma / a, the noise level, is in between",
+    )
+    parser.add_argument(
+        "--guidance-rescale", type=share, default=0.0, metavar="PHI", help="0 ... 1: keep guided images from glaring"
+    )
+    parser.add_argument(
+        "--classifier", metavar="MODEL", help="a noisy classifier, which guides a model without labels of its own"
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
@@ -40,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_output(args.output, (".png", ".npy", ".safetensors"))
-    find(args.model)  # a wrong name is told before PyTorch is imported
+    for name in (args.model, args.classifier):  # a wrong name is told before PyTorch is imported
+        if name is not None:
+            find(name)
 
     import torch
 
@@ -55,8 +94,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--eta {args.eta} has no meaning for --sampler {args.sampler}: it belongs to ddim")
     if args.output.suffix.lower() == ".png" and model.image_shape[0] not in (1, 3):
         raise UserError(f"{args.model!r} draws images of {model.image_shape[0]} channels: use --output with .npy")
+    classifier = _classifier(args.classifier, device)
+    check_guidance(args, model)
+    classes = _classes(args, model, classifier)
+    scales = torch.tensor(args.guidance_scale or [1.0])
     speed_up(model.network, device, args.precision, args.compile)
-    classes = torch.tensor(args.labels) if args.labels else None
+    calls = _Calls(model)
 
     generator = torch.Generator().manual_seed(args.seed)
     start = time.perf_counter()
@@ -64,13 +107,18 @@ def run(args: argparse.Namespace) -> int:
     with Progress(args.num_samples, args.steps) as progress:
         for first in range(0, args.num_samples, BATCH):
             count = min(BATCH, args.num_samples - first)
+            turn = torch.arange(first, first + count)
             images = model.sample(
                 count,
                 sampler=args.sampler,
                 steps=args.steps,
                 eta=args.eta,
                 spacing=args.spacing,
-                labels=None if classes is None else classes[torch.arange(first, first + count) % len(classes)],
+                labels=None if classes is None else classes[turn % len(classes)],
+                guidance_scale=scales[turn % len(scales)],
+                guidance_interval=tuple(args.guidance_interval) if args.guidance_interval else None,
+                guidance_rescale=args.guidance_rescale,
+                classifier=classifier,
                 generator=generator,
                 on_step=lambda _t, _x, count=count: progress.advance(count),  # type: ignore[misc]
             )
@@ -81,13 +129,84 @@ def run(args: argparse.Namespace) -> int:
         "output": str(args.output),
         "num_samples": args.num_samples,
         "seconds": round(seconds, 3),
-        "network_evaluations": args.steps * len(batches),
+        "network_evaluations": calls.number,
+        "evaluations_per_image": calls.images / args.num_samples,
     }
     if args.json:
         print(json.dumps(answer))
     else:
         print(f"wrote {args.output}: {args.num_samples} images, {args.steps} steps each, {seconds:.1f} s")
     return 0
+
+
+def check_guidance(args: argparse.Namespace, model: "ImageDiffusion") -> None:
+    """Raises a UserError for guidance that has nothing to guide, or that would guide nothing."""
+    if args.guidance_scale is not None:
+        if args.classifier is None and model.null_labels is None:
+            raise UserError(
+                f"--guidance-scale has nothing to guide: {args.model!r} has no null label; name a --classifier"
+            )
+        if args.labels is None:
+            raise UserError("--guidance-scale needs --labels: guidance is towards a class")
+    for name in ("guidance_interval", "guidance_rescale"):
+        option = "--" + name.replace("_", "-")
+        if not getattr(args, name):
+            continue
+        if args.classifier is not None:
+            raise UserError(f"{option} must not be given with --classifier: it belongs to classifier-free guidance")
+        if not args.guidance_scale or set(args.guidance_scale) == {1.0}:
+            raise UserError(f"{option} has no meaning without a --guidance-scale other than 1")
+    if args.guidance_interval and not 0 <= args.guidance_interval[0] <= args.guidance_interval[1]:
+        low, high = args.guidance_interval
+        raise UserError(f"--guidance-interval must be two noise levels, the lower first, got {low} {high}")
+
+
+def _classifier(name: str | None, device: str) -> Any:
+    """The noisy classifier of that name."""
+    if name is None:
+        return None
+    import checkpoints
+    from zoo.diffusion.noisy_classifier import NoisyClassifier
+
+    classifier = checkpoints.load(name, device)
+    if not isinstance(classifier, NoisyClassifier):
+        raise UserError(f"--classifier {name!r} does not read noised images: it is a {type(classifier).__name__}")
+    return classifier
+
+
+def _classes(args: argparse.Namespace, model: "ImageDiffusion", classifier: Any) -> "Tensor | None":
+    """The labels to draw in turn, as numbers."""
+    if args.labels is None:
+        return None
+    if classifier is not None:
+        return resolve(args.labels, (classifier.num_classes,), null_label=False)
+    if not model.num_classes:
+        raise UserError(
+            f"labels must not be given: this model is unconditional; leave --labels {args.labels[0][0]} out, or name a "
+            "--classifier"
+        )
+    return resolve(args.labels, model.num_classes, model.null_labels is not None, _names(args.model, model.num_classes))
+
+
+def _names(name: str, counts: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+    """The names of the classes, for the data whose classes have names."""
+    from zoo.metrics.shapes import COLOURS, SHAPES
+
+    origin = read_json(find(name) / CONFIG).get("origin")
+    data = origin.get("data", "shapes") if isinstance(origin, dict) else "shapes"
+    return (SHAPES, COLOURS) if data == "shapes" and counts == (len(SHAPES), len(COLOURS)) else ()
+
+
+class _Calls:
+    """Counts the evaluations of a module, and the images in them."""
+
+    def __init__(self, module: "nn.Module") -> None:
+        self.number = self.images = 0
+        module.register_forward_pre_hook(self._count)
+
+    def _count(self, _module: Any, inputs: tuple[Any, ...]) -> None:
+        self.number += 1
+        self.images += len(inputs[0])
 
 
 def write_images(images: Any, path: Path) -> None:

@@ -24,7 +24,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from checkpoints.store import versions
+from checkpoints.whole import written_whole
 from commands.complaints import complaint
+from commands.options import has_bfloat16
 from commands.runs import (
     INTERRUPTED,
     LAST,
@@ -71,7 +73,7 @@ def run(verb: str, arguments: list[str]) -> int:
             subclass_mode_data=True,
             datamodule_class=L.LightningDataModule,
             save_config_callback=ConfigOfRun,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             trainer_defaults={"enable_model_summary": False},
@@ -143,6 +145,9 @@ class CommandLine(LightningCLI):
         fitting = self.subcommand == "fit"
         if config["logger"] in (None, True):
             kwargs["logger"] = self._loggers(root) if fitting else False
+        fast = fitting and getattr(self.model, "trains_in_bfloat16", False) and has_bfloat16(config["accelerator"])
+        if fast and config["precision"] is None:
+            kwargs["precision"] = self.config[self.subcommand].trainer.precision = "bf16-mixed"
         plugins = config["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -184,7 +189,8 @@ class CommandLine(LightningCLI):
             size = sum(parameter.numel() for parameter in model.parameters())
             data = type(self.datamodule).__name__
             print(
-                f"{type(model).__name__} with {size:,} parameters on {data}, in {self.trainer.default_root_dir}",
+                f"{type(model).__name__} with {size:,} parameters on {data}, precision {self.trainer.precision}, "
+                f"in {self.trainer.default_root_dir}",
                 file=sys.stderr,
             )
         root = Path(self.trainer.default_root_dir)
@@ -232,6 +238,12 @@ class ConfigOfRun(SaveConfigCallback):
             self.config.ckpt_path = None  # how a run went on is no part of its config
             super().setup(trainer, pl_module, stage)
 
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / self.config_filename) as beside:
+            beside.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+
 
 def _name_configs(arguments: list[str]) -> list[str]:
     """Replaces `--config NAME` by the file of that name among the configs, unless there is such a file."""
@@ -247,11 +259,13 @@ def _name_configs(arguments: list[str]) -> list[str]:
 def _config(value: str) -> Path:
     """The file of a config, given by its path or by its name."""
     folder = Path(str(files("configs")))
-    path = Path(value) if Path(value).is_file() else folder / f"{value}.yaml"
-    if not path.is_file():
+    # unlike Path.is_file, os.path.isfile is False for a name that is too long
+    path = Path(value) if os.path.isfile(value) else folder / f"{value}.yaml"
+    if not os.path.isfile(path):
         names = sorted(config.stem for config in folder.glob("*.yaml"))
         near = difflib.get_close_matches(Path(value).stem, names, n=3, cutoff=0.4) or names
-        raise UserError(f"--config {value!r} is neither a file nor a known config; did you mean {' or '.join(near)}?")
+        known = " or ".join(near)
+        raise UserError(f"--config {value!r:.200} is neither a file nor a known config; did you mean {known}?")
     try:
         referring = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(path.read_bytes()))
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -2,5 +2,6 @@
 
 from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
 from datamodules.latents import Latents
+from datamodules.shapes import Shapes
 
-__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Latents"]
+__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Latents", "Shapes"]

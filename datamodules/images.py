@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.loader import InMemoryLoader
 from zoo.errors import UserError
 
-Split = tuple[Tensor, Tensor]  # images (N, C, H, W) uint8 in 0 ... levels - 1, labels (N,) int64
+Split = tuple[Tensor, Tensor]  # images (N, C, H, W) uint8 in 0 ... levels - 1, labels (N,) or (N, columns) int64
 
 
 class ImageDataModule(L.LightningDataModule, abc.ABC):
@@ -29,7 +29,7 @@ class ImageDataModule(L.LightningDataModule, abc.ABC):
     """
 
     image_shape: tuple[int, int, int]
-    num_classes: int
+    num_classes: int | tuple[int, ...]  # of each label column
     levels: int = 256  # grey levels per channel
 
     def __init__(
@@ -69,7 +69,7 @@ class ImageDataModule(L.LightningDataModule, abc.ABC):
         return self._to_float(self._splits[split][0])
 
     def labels(self, split: str) -> Tensor:
-        """The labels of a split, (N,) int64."""
+        """The labels of a split, (N,) or (N, columns) int64."""
         self.setup()
         assert self._splits is not None
         return self._splits[split][1]

@@ -17,16 +17,22 @@ class Latents(L.LightningDataModule):
         num_samples: number of draws.
         batch_size: draws a batch.
         seed: of the draws.
+        num_classes: of each label column, for a model that draws its classes in turn.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int] = (1, 8, 8), num_samples: int = 64, batch_size: int = 64, seed: int = 0
+        self,
+        image_shape: tuple[int, int, int] = (1, 8, 8),
+        num_samples: int = 64,
+        batch_size: int = 64,
+        seed: int = 0,
+        num_classes: int | tuple[int, ...] = 0,
     ) -> None:
         super().__init__()
         for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
             if value < 1:
                 raise UserError(f"data.{name} must be at least 1, got {value}")
-        self.image_shape = tuple(image_shape)
+        self.image_shape, self.num_classes = tuple(image_shape), num_classes
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
 
     def predict_dataloader(self) -> Any:

@@ -1,7 +1,10 @@
 """One file per algorithm: a LightningModule that wires mathematics from `zoo` to the Trainer."""
 
 from lightning_modules.classifier import Classifier
+from lightning_modules.classifier_free import ClassifierFree
+from lightning_modules.classifier_guidance import ClassifierGuidance
 from lightning_modules.ddim import DDIM
 from lightning_modules.ddpm import DDPM
+from lightning_modules.score_matching import ScoreMatching
 
-__all__ = ["DDIM", "DDPM", "Classifier"]
+__all__ = ["DDIM", "DDPM", "Classifier", "ClassifierFree", "ClassifierGuidance", "ScoreMatching"]

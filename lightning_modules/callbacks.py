@@ -75,7 +75,7 @@ class SamplePictures(Callback):
         if not trainer.is_global_zero or self._validations % self.every_n_validations:
             return
         model: Any = pl_module.model
-        classes = torch.arange(self.num_samples) % model.num_classes if model.num_classes else None
+        classes = model.labels_in_turn(torch.arange(self.num_samples))
         generator = torch.Generator().manual_seed(0)
         steps = min(self.steps, model.process.num_timesteps)
         images = model.sample(self.num_samples, steps=steps, labels=classes, generator=generator)

@@ -28,6 +28,8 @@ class Classifier(L.LightningModule):
         warmup_steps: steps over which the learning rate rises from 0.
     """
 
+    trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],

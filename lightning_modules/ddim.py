@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import checkpoints
-from zoo.diffusion import samplers
+from zoo.diffusion import fast, samplers
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 
@@ -20,8 +20,10 @@ class DDIM(L.LightningModule):
         denoiser: a MODEL: a shipped name or a model folder.
         steps: network evaluations a sample, 1 ... T.
         eta: 0 deterministic ... 1 as stochastic as DDPM.
-        spacing: "trailing", "leading", "linspace" or "quadratic" sub-sequence.
-        labels: classes to draw in turn, for a class-conditional denoiser.
+        spacing: "trailing", "leading", "linspace", "quadratic" or "karras" sub-sequence.
+        labels: classes to draw in turn, for a class-conditional denoiser: numbers, or one list of numbers each for a
+            denoiser of several label columns. The null label of a column is its number of classes.
+        guidance_scale: s of classifier-free guidance; 1 is conditional, 0 unconditional.
 
     References:
         Song et al. 2020, arXiv:2010.02502; 000_507b39bbaa34acda.txt, section 14.
@@ -33,27 +35,30 @@ class DDIM(L.LightningModule):
         steps: int = 50,
         eta: float = 0.0,
         spacing: str = "trailing",
-        labels: list[int] | None = None,
+        labels: list[int] | list[list[int]] | None = None,
+        guidance_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self._labels = _rows(labels)
         model = checkpoints.load(denoiser)
         if not isinstance(model, ImageDiffusion):
             raise UserError(f"model.denoiser must be a diffusion model, got {denoiser!r}")
         self.model = model
         self.image_shape = model.image_shape
-        self.times = samplers.timesteps(model.process.num_timesteps, steps, spacing)
+        self.times = fast.times_for(model.process, steps, spacing)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Latents x_T (B, C, H, W) and their indices (B,) -> images (B, C, H, W) in [-1, 1]."""
         latents, index = batch
-        labels = self.hparams["labels"]
+        labels = self._labels
         return self.model.sample(
             len(latents),
             steps=self.hparams["steps"],
             eta=self.hparams["eta"],
             spacing=self.hparams["spacing"],
-            labels=torch.tensor(labels)[index.cpu() % len(labels)] if labels else None,
+            labels=None if labels is None else labels[index.cpu() % len(labels)],
+            guidance_scale=self.hparams["guidance_scale"],
             noise=latents,
             generator=torch.Generator().manual_seed(int(index[0])),
         )
@@ -65,3 +70,13 @@ class DDIM(L.LightningModule):
         decoded = samplers.ddim(denoise, self.model.process, latents, self.times)
         error = (decoded - images).square().mean()
         self.log("test/round_trip_mse", error, batch_size=len(images), sync_dist=True)
+
+
+def _rows(labels: list[int] | list[list[int]] | None) -> Tensor | None:
+    """Labels as a tensor, (N,) or (N, columns)."""
+    if not labels:
+        return None
+    try:
+        return torch.tensor(labels)
+    except (TypeError, ValueError):
+        raise UserError(f"model.labels must be numbers, or lists of equally many numbers, got {labels}") from None

@@ -39,7 +39,8 @@ def adamw(
 
     decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine".
     """
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
+    fused = not module.trainer.gradient_clip_val  # Lightning clips no gradients of a fused optimizer in mixed precision
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
     total = module.trainer.estimated_stepping_batches if learning_rate_schedule == "cosine" else 1
     if not math.isfinite(total):
         raise UserError(

@@ -20,13 +20,23 @@ pytest_plugins = ["tests.hub_server"]
 ORIGIN = {"seed": 7, "commit": "0" * 40, "steps": 3, "data": "digits"}
 
 
-def save_diffusion(folder: Path, **changes) -> Path:
+def save_diffusion(folder: Path, origin: dict | None = None, **changes) -> Path:
     """A model folder of a tiny diffusion model; its weights are random, so that its output is not all zeros."""
     arguments = {"image_shape": [3, 8, 4], "channels": 4, "num_timesteps": 20, **changes}
     outline = checkpoints.build("image-diffusion", arguments).state_dict()
     generator = torch.Generator().manual_seed(1)
     state = {name: 0.2 * torch.randn(weight.shape, generator=generator) for name, weight in outline.items()}
-    checkpoints.save(folder, "image-diffusion", arguments, state, dict(ORIGIN))
+    checkpoints.save(folder, "image-diffusion", arguments, state, ORIGIN | (origin or {}))
+    return folder
+
+
+def save_noisy_classifier(folder: Path, **changes) -> Path:
+    """A model folder of a tiny noisy classifier that fits the tiny diffusion models."""
+    arguments = {"image_shape": [3, 8, 4], "num_classes": 5, "channels": 4, "num_timesteps": 20, **changes}
+    outline = checkpoints.build("noisy-classifier", arguments).state_dict()
+    generator = torch.Generator().manual_seed(1)
+    state = {name: 0.2 * torch.randn(weight.shape, generator=generator) for name, weight in outline.items()}
+    checkpoints.save(folder, "noisy-classifier", arguments, state, dict(ORIGIN))
     return folder
 
 
@@ -50,6 +60,25 @@ def tiny(tmp_path_factory):
 def conditional(tmp_path_factory):
     """The same with 5 classes."""
     return save_diffusion(tmp_path_factory.mktemp("models") / "tiny-classes", num_classes=5)
+
+
+@pytest.fixture(scope="session")
+def free(tmp_path_factory):
+    """The same with 5 classes and a null label."""
+    return save_diffusion(tmp_path_factory.mktemp("models") / "tiny-free", num_classes=5, null_label=True)
+
+
+@pytest.fixture(scope="session")
+def named(tmp_path_factory):
+    """The same with the shapes and colours of `Shapes`, and a null label for each."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-shapes"
+    return save_diffusion(folder, num_classes=[3, 6], null_label=True, origin={"data": "shapes"})
+
+
+@pytest.fixture(scope="session")
+def noisy_classifier(tmp_path_factory):
+    """A classifier of noised images of 5 classes, which can guide the unconditional model."""
+    return save_noisy_classifier(tmp_path_factory.mktemp("models") / "tiny-noisy")
 
 
 @pytest.fixture(scope="session")

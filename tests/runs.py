@@ -9,7 +9,7 @@ import torch
 
 from commands.main import main
 from datamodules import Digits
-from lightning_modules import DDPM
+from lightning_modules import DDPM, ClassifierFree
 from zoo.diffusion.model import ImageDiffusion
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
@@ -96,7 +96,7 @@ def run_in_ranks(folder: Path, commands: list[list[object]], port: int) -> list[
     """Runs each command in two processes together, as Lightning's launcher would start them.
 
     Returns:
-        For each rank what its training steps saw: "images", "noise" and the raw "weights" after the last step.
+        For each rank what its training steps saw: "images", "noise", "labels", and the raw "weights" after the last.
     """
     ranks = [
         PROCESSES.Process(target=_run_as_rank, args=(rank, folder, commands, port), daemon=True) for rank in range(2)
@@ -113,19 +113,21 @@ def _run_as_rank(rank, folder, commands, port):
     sys.stderr = (folder / f"rank-{rank}.log").open("w", buffering=1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    seen = {"images": [], "noise": []}
+    seen = {"images": [], "noise": [], "labels": []}
     original = ImageDiffusion.loss
 
     def loss(self, x0, t, noise, labels=None):
         if self.training:
             seen["images"].append(x0)
             seen["noise"].append(noise)
+            seen["labels"].append(labels)
         return original(self, x0, t, noise, labels)
 
     def on_train_batch_end(self, *_):
         seen["weights"] = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
 
-    ImageDiffusion.loss, DDPM.on_train_batch_end = loss, on_train_batch_end
+    ImageDiffusion.loss = loss
+    DDPM.on_train_batch_end = ClassifierFree.on_train_batch_end = on_train_batch_end
     for command in commands:
         status = run(*command)
         if status:

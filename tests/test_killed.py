@@ -28,6 +28,11 @@ def words(options):
     return [word for pair in options.items() for word in pair]
 
 
+def written(file):
+    """When a file was last replaced, in ns; None where there is none."""
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
 def test_a_run_killed_at_random_moments_always_goes_on(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     last = folder / "last.ckpt"
@@ -37,12 +42,11 @@ def test_a_run_killed_at_random_moments_always_goes_on(tmp_path):
         resume = {"--ckpt_path": last} if last.exists() else {}
         process = runs.PROCESSES.Process(target=train, args=(log, folder, OPTIONS | resume, began))
         process.start()
-        if moments.random() < 0.9:
-            while not began.wait(0.05):
+        before, moment = written(last), moments.random()
+        if moment < 0.9:  # after it has begun, and in half of these not before it has gone a step further
+            while not (began.wait(0.02) and (moment < 0.45 or written(last) != before)):
                 assert process.is_alive(), log.read_text()
-            time.sleep(moments.uniform(0, 0.4))
-        else:  # before it has begun
-            time.sleep(moments.uniform(0, 0.5))
+        time.sleep(moments.uniform(0, 0.4))
         process.kill()
         process.join()
         assert process.exitcode == -9, log.read_text()

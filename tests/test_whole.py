@@ -21,6 +21,7 @@ import checkpoints
 from checkpoints.catalogue import CARD, CONFIG, FILES, PICTURE, RESULTS
 from commands import evaluate
 from commands.main import main
+from commands.measures import Measurement
 from lightning_modules.checkpoint_io import WholeFileIO
 from tests import runs
 
@@ -205,8 +206,8 @@ def measured(tmp_path, monkeypatch):
     numbers = iter(range(1, 100))
     monkeypatch.setattr(
         evaluate,
-        "measure_diffusion",
-        lambda *_, **__: {"fid": evaluate.Measurement(float(next(numbers)), 0.5, 25, "draws")},
+        "measure",
+        lambda *_, **__: {"fid": Measurement(float(next(numbers)), 0.5, 25, "draws")},
     )
     arguments = {"image_shape": [1, 8, 8], "channels": 4}
     state = checkpoints.build("image-diffusion", arguments).state_dict()

@@ -69,7 +69,7 @@ def test_the_text_says_what_a_reader_needs(finished):
     for needed in (
         "# tiny-waves",
         'model = load("tiny-waves")',
-        "lightning-zoo sample tiny-waves --num-samples 64 --seed 0 --output digits.png",
+        "lightning-zoo sample tiny-waves --num-samples 64 --seed 0 --output samples.png",
         "| fid | 1.2500 ± 0.1000 | mean of 25 draws (25) |",
         "`lightning-zoo evaluate tiny-waves` measures them again",
         "`lightning-zoo fit --config train.yaml`",

@@ -19,6 +19,7 @@ from zoo.errors import UserError
 ARGUMENTS = {
     "image-diffusion": {"image_shape": [3, 8, 4], "channels": 4, "num_timesteps": 20, "num_classes": 5},
     "image-classifier": {"image_shape": [3, 8, 4], "num_classes": 7, "channels": 4, "num_features": 6},
+    "noisy-classifier": {"image_shape": [3, 8, 4], "num_classes": 7, "channels": 4, "num_timesteps": 20},
 }
 ORIGIN = {"seed": 1, "commit": "", "steps": 2}
 
@@ -63,7 +64,8 @@ def test_saved_and_loaded_is_bit_equal(name, tmp_path):
     for key, weight in loaded.state_dict().items():
         torch.testing.assert_close(weight, expected[key], rtol=0, atol=0)
     x = torch.randn(5, 3, 8, 4)
-    others = (torch.arange(5) + 3, torch.arange(5)) if name == "image-diffusion" else ()
+    times = torch.arange(5) + 3
+    others = {"image-diffusion": (times, torch.arange(5)), "noisy-classifier": (times,)}.get(name, ())
     torch.testing.assert_close(loaded(x, *others), model(x, *others), rtol=0, atol=0)
     assert checkpoints.verify(str(folder)) == 0
 

@@ -11,11 +11,16 @@ from safetensors.torch import load_file, save_file
 
 import checkpoints
 import commands.evaluate
+import commands.measures
+import commands.protocols
 from checkpoints.card import render
 from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, read_json
-from commands.evaluate import Measurement, measure_diffusion
-from datamodules import Digits
+from commands.measures import Measurement
+from commands.protocols import SCALES, measure
+from datamodules import Digits, Shapes
 from tests.conftest import save_diffusion
+from zoo.diffusion.model import ImageDiffusion
+from zoo.errors import UserError
 
 CLASSIFIER = checkpoints.shipped()["classifier-digits"]
 
@@ -228,16 +233,16 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def few_digits(monkeypatch):
-    monkeypatch.setitem(commands.evaluate.JUDGE, "fewdigits", "classifier-digits")
+    monkeypatch.setitem(commands.measures.JUDGE, "fewdigits", "classifier-digits")
     return FewDigits()
 
 
 def test_diffusion_metrics(small, few_digits):
     said = []
     model = checkpoints.load(str(small))
-    metrics = measure_diffusion(model, few_digits, full=False, say=said.append)
+    metrics = measure(model, few_digits, full=False, say=said.append)
     kinds = ("fid_ratio", "nearest_ratio", "fid", "precision", "recall")
-    names = {f"{kind}_{label}" for kind in kinds for label in ("ddim50", "ddpm50")}
+    names = {f"{kind}_{label}" for kind in kinds for label in ("ddim50", "dpm++2m-sde10", "ddpm50")}
     assert metrics.keys() == names | {"bound_bits_per_dim", "fid_training_images"}
     assert next(iter(metrics)) == "fid_ratio_ddim50", "the headline"
     for name, metric in metrics.items():
@@ -246,7 +251,7 @@ def test_diffusion_metrics(small, few_digits):
         assert "60 " in metric.protocol or name.startswith("nearest"), "the sample size belongs to the number"
         assert 0 <= metric.value <= 1 or not name.startswith(("precision", "recall"))
     base = metrics["fid_training_images"].value
-    for label in ("ddim50", "ddpm50"):
+    for label in ("ddim50", "dpm++2m-sde10", "ddpm50"):
         assert metrics[f"fid_ratio_{label}"].value == pytest.approx(metrics[f"fid_{label}"].value / base)
         assert metrics[f"fid_ratio_{label}"].value > 2, "random weights draw nothing like digits"
         assert metrics[f"nearest_ratio_{label}"].value > 1, "nor copies of them"
@@ -258,7 +263,7 @@ def test_diffusion_metrics(small, few_digits):
 def test_update_writes_picture_and_card_of_a_diffusion_model(command, small, copy, monkeypatch):
     """The measurement itself is replaced: it is tested above."""
     metric = Measurement(1.5, 0.1, 20, "how it was measured")
-    monkeypatch.setattr(commands.evaluate, "measure_diffusion", lambda *_, **__: {"fid_ratio_ddim50": metric})
+    monkeypatch.setattr(commands.evaluate, "measure", lambda *_, **__: {"fid_ratio_ddim50": metric})
     folder = copy(small)
     assert command("evaluate", folder, "--update").status == 0
     results = read_json(folder / RESULTS)
@@ -283,3 +288,61 @@ def test_update_writes_picture_and_card_of_a_diffusion_model(command, small, cop
     assert json.loads(answer.out)["metrics"]["fid_ratio_ddim50"]["tolerance"] == pytest.approx(0.3 * math.sqrt(0.1))
     assert command("evaluate", folder, "--update", "--precision", "bf16").status == 0
     assert read_json(folder / RESULTS)["command"] == "lightning-zoo evaluate tiny-digits --full --precision bf16"
+
+
+def test_guidance_metrics(tmp_path, few_digits):
+    options = {"num_timesteps": 50, "channel_multipliers": [1], "attention_levels": []}
+    folder = save_diffusion(tmp_path / "guided", image_shape=[1, 8, 8], num_classes=10, null_label=True, **options)
+    metrics = measure(checkpoints.load(str(folder)), few_digits, full=False, say=lambda _: None)
+    kinds = ("asked_label", "fid_ratio", "precision", "recall", "nearest_ratio")
+    assert metrics.keys() == {f"{kind}_scale{scale:g}" for kind in kinds for scale in SCALES}
+    asked = {name: metric.value for name, metric in metrics.items() if name.startswith("asked_label")}
+    assert next(iter(metrics)) == max(asked, key=asked.__getitem__), "the best scale is the headline"
+    assert all(metrics[name].size == 2 * 60 for name in asked)
+    assert all(value < 0.4 for value in asked.values()), "random weights do not draw what they are asked for"
+
+
+class FewShapes(Shapes):
+    num_test = 60
+
+
+class SomeShapes(Shapes):
+    num_test = 300
+
+
+@pytest.mark.parametrize("classes", [0, [3, 6]])
+def test_shapes_metrics(tmp_path, monkeypatch, classes):
+    monkeypatch.setattr(commands.protocols, "SHAPES_DRAWN", 40)
+    options = {"num_timesteps": 50, "channel_multipliers": [1], "attention_levels": [], "patch_size": 4}
+    options |= {"num_classes": classes, "null_label": bool(classes)}
+    folder = save_diffusion(tmp_path / "shapes", image_shape=[3, 32, 32], **options)
+    metrics = measure(checkpoints.load(str(folder)), FewShapes(num_train=1), full=False, say=lambda _: None)
+    if not classes:
+        kinds = ("valid", "median_error", "shape_chi_square", "colour_chi_square")
+        assert [*metrics] == [f"{kind}_{at}" for at in ("ddim50_eta1", "dpm++2m-sde50", "ddim50") for kind in kinds]
+    else:
+        kinds = ("valid", "median_error", "asked")
+        assert metrics.keys() == {f"{kind}_scale{scale}" for kind in kinds for scale in (1, 2)}
+    assert all(metric.value == 0 for name, metric in metrics.items() if name.startswith("valid")), "random weights"
+
+
+def test_real_shapes_are_valid_and_evenly_spread(monkeypatch):
+    """A model that draws the held-out pictures themselves passes by its own protocol."""
+    data = SomeShapes(num_train=1)
+    monkeypatch.setattr(commands.protocols, "SHAPES_DRAWN", 300)
+    monkeypatch.setattr(commands.protocols, "draw_samples", lambda *_, **__: data.images("test"))
+    model = ImageDiffusion((3, 32, 32), channels=4, patch_size=4)
+    metrics = measure(model, data, full=False, say=lambda _: None)
+    assert metrics["valid_ddim50"].value == 1
+    assert metrics["median_error_ddim50"].value < 0.001
+    assert metrics["shape_chi_square_ddim50"].value < 9.2
+    assert metrics["colour_chi_square_ddim50"].value < 15.1
+
+
+def test_a_model_without_a_protocol_is_refused(tmp_path, few_digits):
+    short = save_diffusion(tmp_path / "short", image_shape=[1, 8, 8], num_timesteps=20)
+    with pytest.raises(UserError, match="no protocol for a model of 20 steps: 50 are taken"):
+        measure(checkpoints.load(str(short)), few_digits, full=False, say=print)
+    needy = save_diffusion(tmp_path / "needy", image_shape=[1, 8, 8], num_timesteps=50, num_classes=10)
+    with pytest.raises(UserError, match="needs labels: train it with ClassifierFree"):
+        measure(checkpoints.load(str(needy)), few_digits, full=False, say=print)

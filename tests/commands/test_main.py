@@ -25,6 +25,7 @@ OPTIONS = {
     "download": ["MODEL", "--to"],
     "publish": ["MODEL", "--repo-id", "--private", "--dry-run"],
     "demo": ["--folder"],
+    "figure": ["--output", "--draws", "--seed", "--json", "--device", "--precision", "--compile"],
     "fit": ["--config", "--model", "--data", "--trainer.max_epochs", "--ckpt_path", "--print_config"],
     "validate": ["--config", "--model", "--data", "--ckpt_path"],
     "test": ["--config", "--model", "--data", "--ckpt_path"],

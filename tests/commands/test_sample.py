@@ -83,11 +83,11 @@ def test_json_answer(command, tiny, tmp_path):
     output = tmp_path / "a.npy"
     answer = command("sample", tiny, *QUICK, "--output", output, "--json")
     result = json.loads(answer.out)
-    assert result.keys() == {"output", "num_samples", "seconds", "network_evaluations"}
+    assert result.keys() == {"output", "num_samples", "seconds", "network_evaluations", "evaluations_per_image"}
     assert result["output"] == str(output)
     assert result["num_samples"] == 5
     assert result["seconds"] > 0
-    assert result["network_evaluations"] == 3
+    assert result["network_evaluations"] == result["evaluations_per_image"] == 3
     assert answer.err == ""
 
 
@@ -150,6 +150,10 @@ def test_labels_decide_the_class(draw, conditional):
         (["--spacing", "quadratic"], {"spacing": "quadratic"}),
         (["--spacing", "leading"], {"spacing": "leading"}),
         (["--spacing", "linspace"], {"spacing": "linspace"}),
+        (["--spacing", "karras"], {"spacing": "karras"}),
+        (["--sampler", "heun"], {"sampler": "heun"}),
+        (["--sampler", "dpm++2m"], {"sampler": "dpm++2m"}),
+        (["--sampler", "predictor-corrector"], {"sampler": "predictor-corrector"}),
     ],
     ids=str,
 )

@@ -315,7 +315,9 @@ def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, co
         write_cifar10(tmp_path / datamodules.CIFAR10.folder, monkeypatch, each=8, test=4)
     elif data == "ImageFolder":
         write_pictures(tmp_path / "pictures", {"a": 12, "b": 8}, height=40, width=50)
-    if data not in ("Digits", "Latents"):
+    if data == "Shapes":
+        options += ["--data.num_train", 20]
+    elif data not in ("Digits", "Latents"):
         options += ["--data.root", tmp_path / "pictures" if data == "ImageFolder" else tmp_path]
     module = getattr(lightning_modules, config["model"]["class_path"].rsplit(".", 1)[-1])
     if module is lightning_modules.DDIM:
@@ -328,6 +330,8 @@ def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, co
         return
     options += ["--trainer.max_epochs", 1, "--data.batches_per_epoch", 2, "--data.batch_size", 3]
     options += ["--trainer.limit_val_batches", 1, "--trainer.log_every_n_steps", 1]
+    if config["model"].get("init_args", {}).get("compile"):
+        options += ["--model.compile", "false"]  # it takes longer than all other tests together
     assert command("fit", *options).status == 0
     assert read(folder / "last.ckpt")["global_step"] == 2
     assert all(math.isfinite(value) for _, value in curve(folder, "val/loss"))

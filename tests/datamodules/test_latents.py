@@ -59,3 +59,8 @@ def test_the_global_random_numbers_play_no_part():
 def test_counts_below_one_are_refused(name, value):
     with pytest.raises(UserError, match=f"data.{name} must be at least 1, got {value}"):
         Latents(**{name: value})
+
+
+def test_the_classes_of_the_model_that_they_are_for():
+    assert Latents().num_classes == 0
+    assert Latents(num_classes=(3, 6)).num_classes == (3, 6)

@@ -79,11 +79,32 @@ def test_labels_follow_the_latents_across_batches(conditional):
     assert torch.allclose(share, whole[1::2], atol=1e-5)
 
 
+def test_guidance_and_several_columns_reach_the_model(free, named):
+    rows, generator = latents(5), torch.Generator().manual_seed(0)
+    module = DDIM(str(free), steps=3, spacing="karras", labels=[1, 3], guidance_scale=4.0)
+    options = {"steps": 3, "noise": rows, "generator": generator, "guidance_scale": 4.0}
+    wanted = torch.tensor([1, 3, 1, 3, 1])
+    expected = checkpoints.load(str(free)).sample(5, labels=wanted, spacing="karras", **options)
+    assert torch.equal(module.predict_step((rows, torch.arange(5)), 0), expected)
+    module = DDIM(str(named), steps=3, labels=[[2, 0], [3, 6], [1, 5]], guidance_scale=4.0)
+    wanted = torch.tensor([[3, 6], [1, 5], [2, 0], [3, 6], [1, 5]])
+    expected = checkpoints.load(str(named)).sample(5, labels=wanted, **options)
+    assert torch.equal(module.predict_step((rows, torch.arange(1, 6)), 0), expected)
+
+
+def test_columns_and_guidance_are_given_on_the_command_line(named, tmp_path, command):
+    options = ("--model.steps", 3, "--model.labels", "[[2, 0], [3, 6]]", "--model.guidance_scale", 2.5)
+    written = predict(command, tmp_path, named, *options, number=2)
+    wanted = torch.tensor([[2, 0], [3, 6]])
+    expected = checkpoints.load(str(named)).sample(2, steps=3, noise=latents(2), labels=wanted, guidance_scale=2.5)
+    assert torch.equal(written, expected)
+
+
 def test_a_conditional_model_is_trained_and_sampled(tmp_path, command):
     folder = fit(tmp_path / "run", "--model.class_conditional", "true", "--trainer.max_epochs", 1)
     assert [path.name for path in (folder / "samples").iterdir()] == ["step-0000007.png"]
     assert main(["export", str(folder / "last.ckpt"), str(tmp_path / "model")]) == 0
-    assert checkpoints.load(str(tmp_path / "model")).num_classes == 10
+    assert checkpoints.load(str(tmp_path / "model")).num_classes == (10,)
     options = ("--model.steps", 3, "--model.labels", [7])
     written = predict(command, tmp_path / "out", tmp_path / "model", *options, number=2, shape=(1, 8, 8))
     assert written.shape == (2, 1, 8, 8)
@@ -113,6 +134,8 @@ def test_the_round_trip_comes_closer_with_more_steps(tmp_path):
         (("--model.spacing", "even"), "spacing must be one of"),
         (("--model.eta", 1.5), "eta must be between 0 and 1, got 1.5"),
         (("--model.labels", "[3]"), "labels must not be given: this model is unconditional"),
+        (("--model.labels", "[[1, 2], [3]]"), "model.labels must be numbers, or lists of equally many numbers, got"),
+        (("--model.guidance_scale", 2), "guidance must not be asked for: this model has no null label"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(options, said, tiny, tmp_path, refused):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.diffusion.parameterization import check, training_target
+from zoo.diffusion.parameterization import SIGMA_DATA, check, training_target
 from zoo.diffusion.process import NoiseProcess
 
 Network = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -43,6 +43,7 @@ def min_snr_weight(snr: Tensor, parameterization: str, gamma: float = 5.0) -> Te
     """Weight of the per-sample loss: min(SNR, gamma) on x_0, expressed for the network's own target.
 
         eps: min(SNR, gamma) / SNR      x0: min(SNR, gamma)      v: min(SNR, gamma) / (SNR + 1)
+        edm: min(SNR, gamma) / (SNR + 1 / SIGMA_DATA^2)
 
     References:
         Hang et al. 2023, arXiv:2303.09556, eq. 7 and appendix.
@@ -51,4 +52,10 @@ def min_snr_weight(snr: Tensor, parameterization: str, gamma: float = 5.0) -> Te
     if gamma <= 0:
         raise ValueError(f"gamma must be positive, got {gamma!r}")
     clipped = torch.clamp(snr, max=gamma)
-    return {"eps": clipped / snr, "x0": clipped, "v": clipped / (snr + 1)}[parameterization]
+    of_target = {
+        "eps": snr,
+        "x0": torch.ones_like(snr),
+        "v": snr + 1,
+        "edm": snr + 1 / SIGMA_DATA**2,
+    }  # its error over that of x_0
+    return clipped / of_target[parameterization]

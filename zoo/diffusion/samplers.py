@@ -48,7 +48,8 @@ def timesteps(num_timesteps: int, steps: int, spacing: str = "trailing") -> list
     return [*reversed(rising), 0]
 
 
-def _call(denoise: Denoiser, x: Tensor, t: int) -> Tensor:
+def call(denoise: Denoiser, x: Tensor, t: int) -> Tensor:
+    """denoise(x, t) for one time for the whole batch."""
     return denoise(x, torch.full((len(x),), t, device=x.device))
 
 
@@ -59,6 +60,7 @@ def ancestral(
     times: Sequence[int],
     *,
     variance: str = "small",
+    mean_gradient: Callable[[Tensor, Tensor], Tensor] | None = None,
     generator: torch.Generator | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -68,18 +70,25 @@ def ancestral(
         x: x at times[0], (B, ...), usually N(0, I).
         times: decreasing, ending at 0. On a sub-sequence beta is 1 - abar_t / abar_s.
         variance: "small" (posterior variance, beta-tilde) or "large" (beta).
+        mean_gradient: classifier guidance: (x_t, t) -> s grad log p(c | x_t, t), which, times the variance, is added to
+            the mean. It is taken at x_t, as in the authors' code, not at the mean, as the paper derives it. Like the
+            noise, it is left out at s = 0.
 
     References:
         Ho et al. 2020, arXiv:2006.11239, algorithm 2 and section 3.2; 000_507b39bbaa34acda.txt, figure 1.
+        mean_gradient: Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 1.
     """
     if variance not in ("small", "large"):
         raise ValueError(f"variance must be 'small' or 'large', got {variance!r}")
     for t, s in itertools.pairwise(times):
         q = process.posterior(t, s)
-        x = q.x0_weight * _call(denoise, x, t) + q.xt_weight * x
+        mean = q.x0_weight * call(denoise, x, t) + q.xt_weight * x
         if s > 0:
-            sigma = math.sqrt(q.variance if variance == "small" else q.forward_variance)
-            x = x + sigma * normal(x.shape, generator, x.device)
+            p_variance = q.variance if variance == "small" else q.forward_variance
+            if mean_gradient is not None:
+                mean = mean + p_variance * call(mean_gradient, x, t)
+            mean = mean + math.sqrt(p_variance) * normal(x.shape, generator, x.device)
+        x = mean
         if on_step is not None:
             on_step(s, x)
     return x
@@ -113,7 +122,7 @@ def ddim(
         raise ValueError(f"eta must be between 0 and 1, got {eta!r}")
     for t, s in itertools.pairwise(times):
         (signal_t, sigma_t), (signal_s, sigma_s) = process.at(t), process.at(s)
-        x0 = _call(denoise, x, t)
+        x0 = call(denoise, x, t)
         eps = (x - signal_t * x0) / sigma_t
         sigma = eta * math.sqrt(process.posterior(t, s).variance)
         x = signal_s * x0 + math.sqrt(max(0.0, sigma_s**2 - sigma**2)) * eps
@@ -142,9 +151,9 @@ def ddim_invert(denoise: Denoiser, process: NoiseProcess, x0: Tensor, times: Seq
         (signal_s, sigma_s), (signal_t, sigma_t) = process.at(s), process.at(t)
         if s == 0:  # x is x_0 itself; the noise direction is asked for at the first noisy time
             prediction = x
-            eps = (x - signal_t * _call(denoise, x, t)) / sigma_t
+            eps = (x - signal_t * call(denoise, x, t)) / sigma_t
         else:
-            prediction = _call(denoise, x, s)
+            prediction = call(denoise, x, s)
             eps = (x - signal_s * prediction) / sigma_s
         x = signal_t * prediction + sigma_t * eps
     return x

@@ -1,29 +1,46 @@
 """The U-Net of the image models. Letters: B batch, C channels, H height, W width, E embedding width."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def sinusoidal_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
+def sinusoidal_embedding(
+    t: Tensor, width: int, max_period: float = 10_000.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """[cos(t w_i), sin(t w_i)] with w_i = max_period^(-i / (width/2)), i = 0 ... width/2 - 1.
 
     Args:
         t: times of shape (B,), whole or fractional, in units of a 1000-step process.
         width: an even number of features.
+        dtype: of the arithmetic, float32 or float64.
 
     Returns:
-        Features of shape (B, width), float32.
+        Features of shape (B, width), of that type.
 
     References:
         Vaswani et al. 2017, arXiv:1706.03762, section 3.5; as a time embedding, Ho et al. 2020, arXiv:2006.11239.
     """
     half = width // 2
-    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device, dtype=torch.float32))
-    phases = t.float()[:, None] * frequencies  # (B, width / 2)
+    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, device=t.device, dtype=dtype))
+    phases = t.to(dtype)[:, None] * frequencies  # (B, width / 2)
     return torch.cat([phases.cos(), phases.sin()], dim=1)
+
+
+def embed_times(t: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """`sinusoidal_embedding` for a network in `dtype`, computed in float32 at least."""
+    return sinusoidal_embedding(t, width, dtype=torch.promote_types(dtype, torch.float32)).to(dtype)
+
+
+def label_columns(num_classes: int | Sequence[int]) -> tuple[int, ...]:
+    """The number of classes of each label column: 10 -> (10,), (3, 6) as it is, 0 -> ()."""
+    columns = tuple(num_classes) if isinstance(num_classes, Sequence) else (num_classes,) if num_classes else ()
+    if any(type(count) is not int or count < 1 for count in columns):
+        raise ValueError(f"num_classes must be a positive whole number in every column, got {num_classes!r}")
+    return columns
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -111,13 +128,17 @@ class UNet(nn.Module):
         blocks_per_level: residual blocks a level on the way down.
         attention_levels: levels with self-attention, 0 the finest; the middle has it if the last level has.
         dropout: probability of dropping a feature in a residual block.
-        num_classes: number of classes, 0 for an unconditional network.
+        num_classes: number of classes of each label column; one number for one column, 0 for no labels.
+        null_label: whether each column has one class more, num_classes, that stands for "not told".
+        patch_size: side of the pixel blocks that become channels of the first level: 2 makes each layer 4 times as
+            cheap, and the network sees all the pixels still.
 
     Shapes:
-        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) in 0 ... num_classes - 1; output as x.
+        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) or (B, columns); output as x.
 
     References:
-        Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3.
+        Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3; patches:
+        Hoogeboom et al. 2023, arXiv:2301.11093, section 3.2.
     """
 
     def __init__(
@@ -128,16 +149,20 @@ class UNet(nn.Module):
         blocks_per_level: int = 1,
         attention_levels: tuple[int, ...] = (1,),
         dropout: float = 0.1,
-        num_classes: int = 0,
+        num_classes: int | tuple[int, ...] = 0,
+        null_label: bool = False,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
         levels = len(channel_multipliers)
-        stride = 2 ** (levels - 1)
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, got {patch_size!r}")
+        stride = patch_size * 2 ** (levels - 1)
         if min(image_shape) < 1 or height % stride or width % stride:
             raise ValueError(
-                f"image_shape must be positive, height and width divisible by {stride} for {levels} levels, "
-                f"got {image_shape!r}"
+                f"image_shape must be positive, height and width divisible by {stride} for {levels} levels"
+                f"{f' of patches of {patch_size}' if patch_size > 1 else ''}, got {image_shape!r}"
             )
         if any(level not in range(levels) for level in attention_levels):
             raise ValueError(f"attention_levels must lie in 0 ... {levels - 1}, got {attention_levels!r}")
@@ -148,8 +173,12 @@ class UNet(nn.Module):
         self.embed_time = nn.Sequential(
             nn.Linear(channels, embedding_width), nn.SiLU(), nn.Linear(embedding_width, embedding_width)
         )
-        self.embed_class = nn.Embedding(num_classes, embedding_width) if num_classes else None
-        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
+        self.embed_label = nn.ModuleList(
+            nn.Embedding(count + null_label, embedding_width) for count in label_columns(num_classes)
+        )
+        self.patch_size = patch_size
+        patch_channels = image_channels * patch_size**2
+        self.conv_in = nn.Conv2d(patch_channels, channels, 3, padding=1)
 
         widths = [channels * multiplier for multiplier in channel_multipliers]
         current, skips = channels, [channels]  # `skips`: widths of the feature maps that the up path will take
@@ -180,19 +209,19 @@ class UNet(nn.Module):
                 self.upsample.append(nn.Conv2d(current, current, 3, padding=1))
 
         self.norm_out = group_norm(current)
-        self.conv_out = zero_init(nn.Conv2d(current, image_channels, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(current, patch_channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        embedding = self.embed_time(sinusoidal_embedding(t, self.channels))  # (B, E)
-        if self.embed_class is not None:
-            if labels is None:
-                raise ValueError("labels must be given to a class-conditional network, got None")
-            embedding = embedding + self.embed_class(labels)
-        elif labels is not None:
-            raise ValueError("labels must be None for an unconditional network")
+        embedding = self.embed_time(embed_times(t, self.channels, x.dtype))  # (B, E)
+        if (labels is None) == bool(self.embed_label):
+            raise ValueError(f"labels must {'be given' if labels is None else 'not be given'} to this network")
+        if labels is not None:
+            columns = labels.view(len(labels), len(self.embed_label)).unbind(1)
+            for embed, column in zip(self.embed_label, columns, strict=True):
+                embedding = embedding + embed(column)
         embedding = F.silu(embedding)
 
-        h = self.conv_in(x)
+        h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, C, H / patch, W / patch)
         skips = [h]
         for i, level in enumerate(self.down):
             for stage in level:  # type: ignore[attr-defined]
@@ -207,4 +236,4 @@ class UNet(nn.Module):
                 h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
             if i < len(self.upsample):
                 h = self.upsample[i](F.interpolate(h, scale_factor=2.0, mode="nearest"))  # (B, C, 2 H, 2 W)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch_size)

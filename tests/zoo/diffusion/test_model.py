@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from zoo.diffusion.model import ImageDiffusion
+from zoo.diffusion.model import SAMPLERS, ImageDiffusion
 from zoo.diffusion.parameterization import PARAMETERIZATIONS, training_target
 from zoo.diffusion.samplers import SPACINGS, timesteps
 from zoo.errors import UserError
@@ -123,7 +123,7 @@ def test_labels_steer_the_sample(conditional):
         ({"num_samples": -3}, "num_samples must be at least 1, got -3"),
         ({"steps": 0}, f"steps must be between 1 and the model's {T}, got 0"),
         ({"steps": T + 1}, f"steps must be between 1 and the model's {T}, got {T + 1}"),
-        ({"sampler": "euler"}, "sampler must be one of ddim, ddpm, got 'euler'"),
+        ({"sampler": "euler"}, f"sampler must be one of {', '.join(SAMPLERS)}, got 'euler'"),
         ({"spacing": "even"}, "spacing must be one of"),
         ({"eta": 2.0}, "eta must be between 0 and 1, got 2.0"),
         ({"eta": -0.5}, "eta must be between 0 and 1, got -0.5"),
@@ -143,7 +143,7 @@ def test_a_mistake_is_told(model, options, message):
     ("labels", "message"),
     [
         (None, "labels must be given: this model is conditional on 4 classes"),
-        ([0, 1, 2], "labels must be 5 numbers, one a sample, got 3"),
+        ([0, 1, 2], "labels must have the shape (5,), got (3,)"),
         ([0, 1, 4, 3, 2], "labels must lie in 0 ... 3, got 4"),
         ([0, 1, -1, 3, 2], "labels must lie in 0 ... 3, got -1"),
     ],

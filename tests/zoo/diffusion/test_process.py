@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from zoo.diffusion.process import SCHEDULES, NoiseProcess
+from zoo.diffusion.process import PROCESSES, SCHEDULES, NoiseProcess
 
 LENGTHS = (1, 2, 5, 20, 50, 400, 1000, 4000)
 
@@ -131,3 +131,83 @@ def test_tables_made_in_inference_mode_serve_training():
 def test_wrong_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=name):
         NoiseProcess(*arguments)
+
+
+# variance-exploding, and times between whole ones ---------------------------------------------------
+
+
+def test_exploding_levels_are_geometric():
+    process = NoiseProcess("ve", 40, sigma_range=(0.02, 30.0))
+    signal, sigma = zip(*(process.at(t) for t in range(41)), strict=True)
+    assert set(signal) == {1.0}
+    assert sigma[0] == 0
+    assert (sigma[1], sigma[40]) == (pytest.approx(0.02), pytest.approx(30.0))
+    for t in range(1, 40):
+        assert sigma[t + 1] / sigma[t] == pytest.approx(1500 ** (1 / 39), rel=1e-9)
+    assert process.prior_std == sigma[40]
+    assert NoiseProcess("ve", 1, sigma_range=(0.02, 30.0)).at(1) == (1, pytest.approx(30.0))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_prior_of_a_preserving_process_is_standard(schedule):
+    assert NoiseProcess(schedule, 20).prior_std == 1
+
+
+def test_exploding_posterior_is_bayes_rule():
+    process = NoiseProcess("ve", 30)
+    for t in range(1, 31):
+        for s in range(t):
+            var_s, var_t = process.at(s)[1] ** 2, process.at(t)[1] ** 2  # x_t = x_s + sqrt(var_t - var_s) z
+            gain = var_s / var_t
+            expected = (1 - gain, gain, var_s - gain * var_s, var_t - var_s)
+            # float64; differences of nearly equal numbers
+            assert process.posterior(t, s) == pytest.approx(expected, rel=1e-9, abs=1e-15), (t, s)
+        assert process.posterior(t, 0)[:3] == (1, 0, 0)
+
+
+@pytest.mark.parametrize("schedule", PROCESSES)
+@pytest.mark.parametrize("num_timesteps", [1, 2, 50])
+def test_log_snr_is_linear_between_whole_times(schedule, num_timesteps):
+    process = NoiseProcess(schedule, num_timesteps)
+
+    def level(t):
+        signal, sigma = process.at(t)
+        return math.log(sigma / signal)
+
+    for t in range(1, num_timesteps):
+        assert level(t + 0.3) == pytest.approx(0.7 * level(t) + 0.3 * level(t + 1), rel=1e-9, abs=1e-9)
+    assert level(0.25) == pytest.approx(level(1) - math.log(4))  # the level itself is linear below 1
+    signal, sigma = process.at(num_timesteps - 0.5)
+    if schedule != "ve":
+        assert signal**2 + sigma**2 == pytest.approx(1, rel=1e-12)
+    assert process.at(1.0) == process.at(1)
+
+
+@pytest.mark.parametrize("schedule", PROCESSES)
+def test_batched_lookups_agree_at_every_time(schedule):
+    process = NoiseProcess(schedule, 50)
+    times = [0.0, 0.4, 1.0, 1.5, 17.0, 48.9, 49.0, 49.3, 50.0]
+    signal, sigma = process.signal_and_noise(torch.tensor(times, dtype=torch.float64), 1, torch.float64)
+    for i, t in enumerate(times):
+        assert (signal[i].item(), sigma[i].item()) == pytest.approx(process.at(t), rel=1e-9), t  # 1 / a is up to 1e3
+    single, _ = process.signal_and_noise(torch.tensor([1.5, 49.3]))
+    assert single.shape == (2, 1, 1, 1)
+    assert single.dtype == torch.float32
+    whole = process.signal_and_noise(torch.tensor([3, 50]), 1, torch.float64)
+    assert [x.tolist() for x in whole] == [list(x) for x in zip(process.at(3), process.at(50), strict=True)]
+
+
+@pytest.mark.parametrize("schedule", PROCESSES)
+def test_time_of_undoes_the_noise_level(schedule):
+    process = NoiseProcess(schedule, 50)
+    for t in (1.0, 1.2, 2.0, 30.7, 49.5, 50.0):
+        signal, sigma = process.at(t)
+        assert process.time_of(sigma / signal) == pytest.approx(t, rel=1e-9)
+    assert process.time_of(1e-9) == 1
+    assert process.time_of(1e9) == 50
+
+
+@pytest.mark.parametrize("sigma_range", [(0.0, 1.0), (2.0, 1.0), (1.0, math.inf), (math.nan, 1.0)])
+def test_a_wrong_range_of_sigma_is_named(sigma_range):
+    with pytest.raises(ValueError, match="sigma_range must be two positive numbers"):
+        NoiseProcess("ve", 10, sigma_range)

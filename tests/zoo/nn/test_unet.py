@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from zoo.nn.unet import SelfAttention, UNet, group_norm, sinusoidal_embedding
+from zoo.nn.unet import SelfAttention, UNet, embed_times, group_norm, label_columns, sinusoidal_embedding
 
 
 def perturbed(network):
@@ -115,7 +115,7 @@ def test_labels_must_fit_the_network():
     x, t = torch.randn(5, 3, 8, 6), torch.arange(5)
     with pytest.raises(ValueError, match="labels must be given"):
         UNet((3, 8, 6), channels=6, num_classes=4)(x, t)
-    with pytest.raises(ValueError, match="labels must be None"):
+    with pytest.raises(ValueError, match="labels must not be given"):
         UNet((3, 8, 6), channels=6)(x, t, torch.zeros(5, dtype=torch.long))
 
 
@@ -163,3 +163,98 @@ def test_attention_is_a_softmax_over_positions(channels, heads):
 def test_attention_refuses_widths_its_heads_do_not_divide():
     with pytest.raises(ValueError, match="channels must be divisible by the number of heads 3, got 100"):
         SelfAttention(100)
+
+
+# patches ------------------------------------------------------------------------------------------------------------
+
+
+def test_patches_keep_the_shape_and_every_weight_has_a_gradient():
+    network = perturbed(UNet((3, 8, 12), channels=6, patch_size=2))
+    assert network.conv_in.in_channels == network.conv_out.out_channels == 12
+    output = network(torch.randn(5, 3, 8, 12), torch.arange(5))
+    assert output.shape == (5, 3, 8, 12)
+    output.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_every_pixel_of_a_patch_is_seen_and_predicted():
+    network = perturbed(UNet((3, 8, 12), channels=6, patch_size=2))
+    x = torch.randn(1, 3, 8, 12, requires_grad=True)
+    output = network(x, torch.tensor([5]))
+    for pixel in output.flatten()[::37]:  # 37 is prime to 2: each place within a patch is visited
+        (gradient,) = torch.autograd.grad(pixel, x, retain_graph=True)
+        assert (gradient != 0).all()
+
+
+def test_patches_are_the_pixel_blocks_and_nothing_is_lost():
+    """With a network that hands its patches on, the output is the input."""
+    network = UNet((3, 8, 12), channels=12, patch_size=2, channel_multipliers=(1,), attention_levels=())
+    shown = []
+    network.conv_in.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    network.conv_out.register_forward_hook(lambda *_: shown[0])
+    x = torch.randn(5, 3, 8, 12)
+    assert torch.equal(network(x, torch.arange(5)), x)
+    assert shown[0].shape == (5, 12, 4, 6)
+    assert torch.equal(shown[0][:, :4, 1, 2], x[:, 0, 2:4, 4:6].flatten(1))  # a block of the first channel
+
+
+def test_a_patch_of_one_pixel_is_the_plain_network():
+    torch.manual_seed(0)
+    plain = UNet((3, 8, 12), channels=6)
+    torch.manual_seed(0)
+    patched = UNet((3, 8, 12), channels=6, patch_size=1)
+    assert [*plain.state_dict()] == [*patched.state_dict()]
+    assert all(torch.equal(weight, patched.state_dict()[name]) for name, weight in plain.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
+        ({"patch_size": 3}, "divisible by 6 for 2 levels of patches of 3, got"),
+    ],
+)
+def test_patches_that_do_not_fit_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        UNet((3, 8, 12), channels=6, **options)
+
+
+# columns of labels --------------------------------------------------------------------------------------------------
+
+
+def test_columns_of_labels():
+    assert label_columns(0) == ()
+    assert label_columns(10) == (10,)
+    assert label_columns((3, 6)) == (3, 6)
+    assert label_columns([3, 6]) == (3, 6)
+    assert label_columns(()) == ()
+
+
+@pytest.mark.parametrize("wrong", [-1, (3, 0), (3, -2), (3, 2.0), (3, True), "36"])
+def test_columns_that_are_none_are_named(wrong):
+    with pytest.raises(ValueError, match="num_classes must be a positive whole number in every column, got"):
+        label_columns(wrong)
+
+
+def test_each_column_adds_its_own_embedding():
+    network = perturbed(UNet((3, 8, 6), channels=6, num_classes=(3, 2), null_label=True))
+    assert [embed.num_embeddings for embed in network.embed_label] == [4, 3]
+    x, t = torch.randn(1, 3, 8, 6).expand(12, -1, -1, -1), torch.full((12,), 10)
+    output = network(x, t, torch.cartesian_prod(torch.arange(4), torch.arange(3)))
+    for i in range(12):
+        for j in range(i):
+            assert not torch.allclose(output[i], output[j], rtol=0, atol=1e-4)
+
+
+def test_the_time_embedding_follows_the_type_of_the_network():
+    t = torch.tensor([0.0, 1.5, 999.25])
+    assert torch.equal(embed_times(t, 6, torch.float32), sinusoidal_embedding(t, 6))
+    double = embed_times(t.double(), 6, torch.float64)
+    assert double.dtype == torch.float64
+    # float32 keeps a phase of 1000 to 3e-5, float64 to 1e-13
+    torch.testing.assert_close(double.float(), sinusoidal_embedding(t, 6), rtol=0, atol=1e-4)
+    frequency = 10_000 ** (-1 / 3)
+    assert math.isclose(double[2, 1].item(), math.cos(999.25 * frequency), abs_tol=1e-12)
+    assert embed_times(t, 6, torch.bfloat16).dtype == torch.bfloat16

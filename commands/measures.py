@@ -1,0 +1,68 @@
+"""A measured number, and what the protocols share."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.metrics.samples import FeatureFID
+
+JUDGE = {"digits": "classifier-digits"}  # data -> the model whose features the FID is taken in
+DATA = ("digits", "shapes")
+DRAWS = 20  # sets of samples behind an FID
+
+
+class Measurement(NamedTuple):
+    """The mean of `size` values whose standard deviation is `spread`."""
+
+    value: float
+    spread: float
+    size: int
+    protocol: str
+
+    @classmethod
+    def of(cls, values: Iterable[float], protocol: str, scale: float = 1.0) -> "Measurement":
+        """The mean of values, each multiplied by `scale`."""
+        values = [scale * value for value in values]
+        mean = sum(values) / len(values)
+        variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+        return cls(mean, math.sqrt(variance), len(values), protocol)
+
+
+Metrics = dict[str, Measurement]
+
+
+def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = None, **options: Any) -> "Tensor":
+    """(count, C, H, W) on the CPU, by default in 50 DDIM steps."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    parts, first = [], 0
+    for size in batch_sizes(count):
+        asked = {} if labels is None else {"labels": labels[first : first + size]}
+        parts.append(model.sample(size, generator=generator, **asked, **options).cpu())
+        first += size
+    return torch.cat(parts)
+
+
+def batch_sizes(count: int) -> list[int]:
+    """Batches of nearly one size, so that a compiled network is compiled for at most two."""
+    import torch
+
+    from commands.sample import BATCH
+
+    return [len(rows) for rows in torch.arange(count).chunk(math.ceil(count / BATCH))]
+
+
+def fid_of_training_images(fid: "FeatureFID", train: "Tensor", count: int) -> list[float]:
+    """The FID of `count` training images, drawn `DRAWS` times: what a perfect model would have."""
+    import torch
+
+    shuffled = torch.Generator().manual_seed(0)
+    return [fid(train[torch.randperm(len(train), generator=shuffled)[:count]]) for _ in range(DRAWS)]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)

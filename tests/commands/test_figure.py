@@ -1,0 +1,90 @@
+"""Pictures that explain: each kind is drawn from a tiny model, and its numbers add up."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import commands.figure
+from tests.conftest import save_diffusion
+
+SMALL = {"image_shape": [1, 8, 8], "num_timesteps": 20, "channel_multipliers": [1], "attention_levels": []}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return save_diffusion(tmp_path_factory.mktemp("figure") / "plain", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory):
+    return save_diffusion(tmp_path_factory.mktemp("figure") / "guided", num_classes=10, null_label=True, **SMALL)
+
+
+def size(path):
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "rows"), [("denoising", 10, 8), ("interpolation", 9, 6), ("inversion", 10, 2)]
+)
+@pytest.mark.parametrize("name", ["plain", "guided"])
+def test_grids(command, request, tmp_path, kind, columns, rows, name):
+    path = tmp_path / "figure.png"
+    assert command("figure", kind, request.getfixturevalue(name), "--output", path).status == 0
+    assert size(path) == (columns * 65 + 1, rows * 65 + 1), "8x8 images, 8 screen pixels each, one pixel between"
+
+
+def test_inversion_says_how_far_off_it_is(command, plain, tmp_path):
+    answer = command("figure", "inversion", plain, "--output", tmp_path / "a.png", "--json")
+    (point,) = json.loads(answer.out)["points"]  # a model of 20 steps can be inverted in 10 only
+    assert point["steps"] == 10
+    assert point["mean_squared_error"] > 0
+
+
+def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands.figure, "STEPS", (2, 20, 1000))
+    answer = command("figure", "steps", plain, "--output", tmp_path / "a.png", "--draws", 1, "--json")
+    points = json.loads(answer.out)["points"]
+    assert {(point["sampler"], point["steps"]) for point in points} == {
+        (sampler, steps) for sampler in commands.figure.LINES for steps in (2, 20)
+    }
+    for point in points:
+        assert point["network_evaluations"] == (
+            2 * point["steps"] - 1 if point["sampler"] == "heun" else point["steps"]
+        )
+        assert point["fid_ratio"] > 2, "random weights draw nothing like digits"
+    assert size(tmp_path / "a.png") == (840, 540)
+
+
+def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands.figure, "SWEPT", (0.0, 2.0))
+    monkeypatch.setattr("commands.measures.DRAWS", 2)
+    options = ("--output", tmp_path / "a.png", "--draws", 1, "--json")
+    answer = command("figure", "guidance", plain, *options)
+    assert (answer.status, answer.out) == (2, "")
+    assert "knows no labels" in answer.err
+    assert not (tmp_path / "a.png").exists()
+    short = save_diffusion(tmp_path / "short", **SMALL | {"num_timesteps": 50}, num_classes=10, null_label=True)
+    points = json.loads(command("figure", "guidance", short, *options).out)["points"]
+    assert [point["guidance_scale"] for point in points] == [0, 2]
+    assert all(0 <= point[name] <= 1 for point in points for name in ("asked_label", "precision", "recall"))
+
+
+def test_mistakes(command, tmp_path):
+    for arguments, message in (
+        (("steps", "classifier-digits"), "'classifier-digits' draws nothing: its class is ImageClassifier"),
+        (("steps", "ddpm-digits", "--output", "a.gif"), "must end in .png"),
+        (("steps", "ddpm-digits", "--draws", "0"), "must be at least 1"),
+        (("colours", "ddpm-digits"), "invalid choice: 'colours'"),
+    ):
+        answer = command("figure", *arguments)
+        assert answer.status == 2
+        assert message in answer.err
+        assert answer.err.count("\n") == 1
+    needy = save_diffusion(tmp_path / "needy", **SMALL, num_classes=4)
+    assert "needs labels" in command("figure", "denoising", needy).err
+    other = save_diffusion(tmp_path / "other")
+    assert "this figure is for digits and shapes" in command("figure", "inversion", other).err

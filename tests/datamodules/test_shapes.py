@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from datamodules import Shapes
+from zoo.errors import UserError
+from zoo.metrics.shapes import COLOURS, SHAPES, nearest_drawing
+
+SPLITS = ("train", "val", "test")
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return Shapes(num_train=60)
+
+
+def test_sizes(shapes):
+    assert shapes.image_shape == (3, 32, 32)
+    assert shapes.num_classes == (len(SHAPES), len(COLOURS)) == (3, 6)
+    for split, count in zip(SPLITS, (60, 1000, 2000), strict=True):
+        images, labels = shapes.images(split), shapes.labels(split)
+        assert images.shape == (count, 3, 32, 32)
+        assert labels.shape == (count, 2)
+        assert labels.dtype == torch.int64
+        assert images.min() == -1
+        assert images.max() == 1
+
+
+def test_pictures_follow_from_the_seeds(shapes):
+    again, other = Shapes(num_train=60), Shapes(num_train=60, drawing_seed=1)
+    for split in SPLITS:
+        assert torch.equal(shapes.images(split), again.images(split))
+        assert torch.equal(shapes.labels(split), again.labels(split))
+    assert not torch.equal(shapes.images("train"), other.images("train"))
+    for split in ("val", "test"):
+        assert torch.equal(shapes.images(split), other.images(split))
+
+
+def test_held_out_pictures_do_not_depend_on_the_number_of_training_pictures(shapes):
+    more = Shapes(num_train=61)
+    for split in ("val", "test"):
+        assert torch.equal(shapes.images(split), more.images(split))
+    assert len(more.images("train")) == 61
+
+
+def test_no_picture_is_in_two_splits():
+    shapes = Shapes(num_train=1000)
+    rows = torch.cat([shapes.images(split).flatten(1) for split in SPLITS])
+    assert len(rows.unique(dim=0)) == len(rows) == 4000
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_labels_say_what_is_drawn(split, shapes):
+    found, error = nearest_drawing(shapes.images(split)[:60])
+    assert torch.equal(torch.stack([found.shape, found.colour], dim=1), shapes.labels(split)[:60])
+    assert error.max() < 0.006  # 8 bits a channel
+
+
+def test_batches_have_both_columns(shapes):
+    images, labels = next(iter(shapes.train_dataloader()))
+    assert images.shape == (64, 3, 32, 32)
+    assert labels.shape == (64, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_train": 0}, "data.num_train must be at least 1, got 0"),
+        ({"drawing_seed": -1}, "data.drawing_seed must be at least 0, got -1"),
+        ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_told(options, said):
+    with pytest.raises(UserError, match=said):
+        Shapes(**options)

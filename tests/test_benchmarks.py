@@ -1,0 +1,160 @@
+"""The pieces of the benchmarks beside peers, at tiny sizes: that they measure what they say."""
+
+import argparse
+import json
+import time
+
+import pytest
+import torch
+
+from benchmarks import clock, hotspots, levers, scaling, speed, time_to_loss
+from benchmarks.peers import CLASSES, SIDES, SIZES, TINY, Average, Setting, assert_equal_cost, build, quiet
+from lightning_modules.callbacks import EMA
+from zoo.diffusion.model import ImageDiffusion
+
+RULER = time_to_loss.Ruler
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with quiet():
+        yield
+
+
+@pytest.mark.parametrize("size", ["8x8", "32x32"])
+def test_networks_of_equal_cost(size):
+    costs = assert_equal_cost(SIZES[size])
+    assert [*costs] == [*SIDES] == [*CLASSES]
+    assert all(parameters > 600_000 for parameters, _ in costs.values())
+
+
+def test_networks_of_unequal_cost_are_refused():
+    with pytest.raises(ValueError, match="parameters differ by more than 10 %"):
+        assert_equal_cost(TINY._replace(lucidrains={"dim": 16, "dim_mults": (1, 2)}))
+
+
+@pytest.mark.parametrize("best", [True, False])
+@pytest.mark.parametrize("name", SIDES)
+def test_a_side_trains_and_samples(name, best):
+    torch.manual_seed(0)
+    side = build(name, TINY, Setting("bf16", channels_last=best), best=best, steps=2)
+    before = [weight.detach().clone() for weight in side.weights]
+    for _ in range(2):
+        side.update(torch.rand(5, 1, 8, 8) * 2 - 1)
+    assert all(weight.grad is None for weight in side.weights)
+    moved = [not torch.equal(a, b) for a, b in zip(before, side.weights, strict=True)]
+    assert sum(moved) > 0.8 * len(moved)
+    images = side.draw(3)
+    assert images.shape == (3, 1, 8, 8)
+    assert images.isfinite().all()
+    assert not side.network.training
+
+
+def test_the_average_is_that_of_fit():
+    weights = [torch.full((2, 3), float(i)) for i in range(4)]
+    average = Average(weights)
+    other = [weight.clone() for weight in weights]
+    for count in range(3):
+        for weight in weights:
+            weight += 1
+        average.update()
+        EMA()._kwargs["multi_avg_fn"](other, weights, torch.tensor(count))
+    torch.testing.assert_close(average.average, other)
+
+
+def test_alternating_clock_and_table(capsys):
+    calls = []
+    times = clock.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2, repeats=2)
+    assert "".join(calls) == "aabbbbaa"
+    assert [len(values) for values in times.values()] == [2, 2]
+    assert clock.ratios([2.0, 6.0, 4.0], [1.0, 2.0, 1.0]) == "3.00 (2.00 to 4.00)"
+    clock.table("t", ("a", "bb"), [("long", 1)])
+    assert capsys.readouterr().out == "\n## t\n\n| a    | bb |\n| ---- | -- |\n| long | 1  |\n"
+
+
+def test_results_are_kept_whole(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    assert clock.read(path) == {}
+    clock.write(path, {"a": [1]})
+    assert clock.read(path) == {"a": [1]}
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_speed_measures_every_variant(capsys):
+    result = speed.measure("tiny", ["ours", "diffusers"], ["fp32", "bf16"], rounds=1, batch=2, eager=True, device="cpu")
+    result = json.loads(json.dumps(result))
+    assert [*result["train"]["ours"]] == ["defaults", "fp32 eager", "bf16 eager"]
+    assert len(result["sample"]["diffusers"]) == 5
+    speed.report("tiny", result, 2, 10, {"ours": (1, 1), "diffusers": (1, 1)}, 1.0)
+    speed.best_over_threads("tiny", [(1, result), (2, result)])
+    assert "each side at its best" in capsys.readouterr().out
+
+
+def test_levers_are_added_one_by_one():
+    plans = levers.plans(eager=False)
+    assert plans["plain"] == levers.Plan()
+    assert len(plans) == 1 + 2 * len(levers.LEVERS)
+    assert all(plans["so far: + channels_last"])
+    for name in ("plain", "so far: + channels_last"):
+        levers.training("tiny", plans[name]._replace(compiled=False), "cpu", 3)()
+
+
+def test_kinds_of_operators():
+    assert hotspots.kind("aten::convolution_backward") == "convolution, backward"
+    assert hotspots.kind("aten::native_group_norm") == "normalisation, forward"
+    assert hotspots.kind("aten::bernoulli_") == "random numbers"
+    spent = hotspots.spent(lambda: torch.zeros(300, 300) @ torch.zeros(300, 300), calls=2)
+    assert spent["linear layers"] > 0
+
+
+def test_scaling_draws_its_plot(tmp_path):
+    point = scaling.measure(2, 8, 8, "cpu", "fp32", steps=1)
+    assert point["ms"] > 0
+    assert point["parameters"] > 40_000
+    results = {axis: [(8, point), (16, point)] for axis in scaling.AXES}
+    scaling.plot(results, tmp_path / "plot.png", "test")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def short_ruler():
+    ruler = RULER()
+    ruler.images, ruler.noise = ruler.images[:20], [noise[:20] for noise in ruler.noise]
+    return ruler
+
+
+def test_one_ruler_for_both():
+    """A perfect answer has loss 0 on either side, and silence that of the noise."""
+    ruler = short_ruler()
+    truth = iter(ruler.noise)
+    assert ruler(lambda x_t, t: next(truth)) == 0
+    assert ruler(lambda x_t, t: 0 * x_t) == pytest.approx(1, abs=0.05)
+
+    class Knowing(torch.nn.Module):
+        """Predicts v of the known images, at whatever time our own process has that noise level."""
+
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x_t, t, labels=None):
+            signal, sigma = model.process.signal_and_noise(t, 4)
+            return (signal * x_t - ruler.images) / sigma
+
+    model = ImageDiffusion((1, 8, 8), 8)
+    model.network = Knowing()
+    assert ruler.of_ours(model) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_recipe_of_diffusers_trains_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_to_loss, "Ruler", short_ruler)
+    curve = time_to_loss.train_diffusers(TINY, tmp_path, 0.2, 0.1, time.time)
+    longer = time_to_loss.train_diffusers(TINY, tmp_path, curve[-1][0] + 0.2, 0.1, time.time)
+    assert longer[: len(curve)] == curve
+    assert len(longer) > len(curve)
+
+
+def test_options_have_defaults():
+    for part in (speed, levers, hotspots, scaling, time_to_loss):
+        parser = argparse.ArgumentParser()
+        part.add_arguments(parser)
+        assert parser.parse_args([]).threads
