@@ -39,10 +39,14 @@ from commands.runs import (
 )
 from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord, SaveOnInterrupt
 from lightning_modules.checkpoint_io import WholeFileIO
+from lightning_modules.progress import EnvStepBar, EnvStepCheckpoint
 from zoo.errors import UserError, one_line
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
-SIZES = ("image_shape", "num_classes")  # what a model takes from its data
+SIZES = (  # what a model takes from its data
+    *("image_shape", "num_classes"),
+    *("observation_shape", "num_actions", "action_low", "action_high", "total_env_steps"),
+)
 NEEDED = {  # what a verb calls of the model and of its data
     "fit": ("training_step", "train_dataloader"),
     "validate": ("validation_step", "val_dataloader"),
@@ -91,6 +95,15 @@ class CommandLine(LightningCLI):
         parser.add_argument("--wandb", type=bool, default=False, help="Also log to Weights & Biases.")
         parser.add_argument(
             "--save_every_n_epochs", type=int, default=1, help="Epochs between two writings of last.ckpt."
+        )
+        parser.add_argument(
+            "--save_every_n_env_steps",
+            type=int,
+            default=100_000,
+            help="The same for runs counted in environment steps.",
+        )
+        parser.add_argument(
+            "--env-module", type=str, default=None, help="A module of yours to import, which registers environments."
         )
         for name in SIZES:
             parser.link_arguments(
@@ -152,15 +165,20 @@ class CommandLine(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeFileIO()]
+        origin = {"seed": self._get_option("seed_everything"), "commit": commit(), "versions": versions()}
+        plays = hasattr(self.model, "env_steps")  # is counted in environment steps
+        bar = EnvStepBar() if plays else RichProgressBar(refresh_rate=10)
         self.trainer_defaults["callbacks"] = [
-            *([] if config["enable_progress_bar"] is False else [RichProgressBar(refresh_rate=10)]),
-            RunRecord({"seed": self._get_option("seed_everything"), "commit": commit(), "versions": versions()}),
+            *([] if config["enable_progress_bar"] is False else [bar]),
+            RunRecord(origin | getattr(self.datamodule, "origin", {})),
         ]
         if fitting and not config["fast_dev_run"]:
             every = self._get_option("save_every_n_epochs")
             self.trainer_defaults["callbacks"] += [
                 LearningCurves(),
-                ModelCheckpoint(
+                EnvStepCheckpoint(root / LAST, self._get_option("save_every_n_env_steps"))
+                if plays
+                else ModelCheckpoint(
                     root, filename=LAST.removesuffix(".ckpt"), every_n_epochs=every, enable_version_counter=False
                 ),
                 SaveOnInterrupt(root / INTERRUPTED),
@@ -219,7 +237,8 @@ class CommandLine(LightningCLI):
     def _loggers(self, root: Path) -> list[Any]:
         csv_logger = CSVLogger(root, name="", version="")
         if self._resumed is not None and not _is_worker():
-            keep_rows(csv_logger, root / "metrics.csv", self._resumed["global_step"])
+            done = self._resumed.get("env_steps", self._resumed["global_step"] - 1) + 1
+            keep_rows(csv_logger, root / "metrics.csv", done)
         loggers: list[Any] = [csv_logger, TensorBoardLogger(root, name="", version="")]
         if self._get_option("wandb"):
             if importlib.util.find_spec("wandb") is None:
