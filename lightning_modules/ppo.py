@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UserError
-from zoo.rl.flat import FlatParameters
+from zoo.rl.flat import FlatAdam, FlatParameters
 from zoo.rl.losses import explained_variance
 from zoo.rl.moments import RunningMoments
 from zoo.rl.policies import ActorCritic
@@ -109,7 +109,7 @@ class PPO(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         self.flat = FlatParameters(self.model)  # the model is on its device by now
-        return torch.optim.Adam([self.flat.vector], self.hparams["learning_rate"], eps=1e-5, fused=True)
+        return FlatAdam(self.flat.vector, self.hparams["learning_rate"])
 
     def on_fit_start(self) -> None:
         hp = self.hparams
@@ -147,11 +147,9 @@ class PPO(L.LightningModule):
         if self.env_steps >= hp["total_env_steps"]:
             self.trainer.should_stop = True
 
-    def _epochs(
-        self, batch: Rollout, matrix: Tensor, clip: Tensor, optimizer: torch.optim.Optimizer
-    ) -> tuple[list[Tensor], bool]:
+    def _epochs(self, batch: Rollout, matrix: Tensor, clip: Tensor, optimizer: FlatAdam) -> tuple[list[Tensor], bool]:
         """All gradient steps on a rollout: the means of each, and whether the KL stopped them."""
-        hp, metrics, vector = self.hparams, [], self.flat.vector
+        hp, metrics = self.hparams, []
         limit = None if hp["target_kl"] is None else 1.5 * hp["target_kl"]
         for epoch in range(hp["epochs"]):
             if epoch and hp["recompute_advantages"]:
@@ -166,9 +164,7 @@ class PPO(L.LightningModule):
                     gradient, means = averaged[: len(gradient)], averaged[len(gradient) :]
                 if limit is not None and means[3] > limit:
                     return metrics, True
-                gradient.mul_((hp["max_grad_norm"] / (gradient.norm() + 1e-6)).clamp_(max=1.0))
-                vector.grad = gradient
-                optimizer.step()
+                optimizer.update(gradient, hp["max_grad_norm"])
         return metrics, False
 
     def _count(self, batch: Rollout) -> Tensor:

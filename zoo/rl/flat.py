@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 
 class FlatParameters:
@@ -38,4 +39,49 @@ class FlatParameters:
         """
         # by part and then joined: the gradient of each view by itself would be a vector of zeros around it
         parts, more = torch.func.grad(loss, has_aux=True)(dict(self.split(self.vector.detach())), *inputs)
-        return torch.cat([part.flatten() for part in parts.values()]), more
+        return torch.cat([part.flatten() for part in parts.values()]).detach(), more
+
+
+class FlatAdam(torch.optim.Optimizer):
+    """Adam on one vector: the functional Adam of PyTorch, fused, without what `torch.optim.Adam.step` asks first.
+
+    Those questions (is a graph being captured? are there hooks?) take longer than the step of a small network.
+
+    Args:
+        vector: the parameters. learning_rate, epsilon: of Adam; the betas are 0.9 and 0.999.
+
+    References:
+        Kingma and Ba 2015, arXiv:1412.6980, algorithm 1.
+    """
+
+    def __init__(self, vector: nn.Parameter, learning_rate: float, epsilon: float = 1e-5) -> None:
+        super().__init__([vector], {"lr": learning_rate, "eps": epsilon})
+        self.vector = vector
+        zeros = torch.zeros_like(vector, requires_grad=False)
+        count = torch.zeros((), device=vector.device)
+        self.state[vector] = {"step": count, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+
+    @torch.no_grad()
+    def update(self, gradient: Tensor, max_norm: float) -> None:
+        """One step along a gradient, which is shortened in place to at most `max_norm`."""
+        gradient.mul_((max_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
+        state, group = self.state[self.vector], self.param_groups[0]
+        adam(
+            [self.vector],
+            [gradient],
+            [state["exp_avg"]],
+            [state["exp_avg_sq"]],
+            [],
+            [state["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=group["lr"],
+            weight_decay=0.0,
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        raise NotImplementedError("FlatAdam takes its gradient by `update`")

@@ -69,7 +69,7 @@ def lambda_returns(
     goes_on = ~(terminated | truncated)
     goes_on[-1] = False
     weight = lambda_ * goes_on.to(rewards.dtype)
-    immediate = rewards + gamma * ~terminated * (1 - weight) * next_values
+    immediate = rewards + gamma * (1 - weight) * next_values * ~terminated
     return linear_recurrence(immediate, gamma * weight)
 
 
@@ -97,6 +97,6 @@ def n_step_returns(
     goes_on[-1] = False
     following = next_values
     for _ in range(n):
-        returns = rewards + gamma * ~terminated * following
+        returns = rewards + gamma * following * ~terminated
         following = torch.where(goes_on, returns.roll(-1, 0), next_values)
     return returns
