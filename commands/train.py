@@ -235,7 +235,9 @@ class CommandLine(LightningCLI):
         return self.config[self.config.subcommand].get(name)
 
     def _loggers(self, root: Path) -> list[Any]:
-        csv_logger = CSVLogger(root, name="", version="")
+        # a step here may be thousands of environment steps: Lightning would write at multiples of 100 only
+        every = 1 if hasattr(self.model, "env_steps") else 100
+        csv_logger = CSVLogger(root, name="", version="", flush_logs_every_n_steps=every)
         if self._resumed is not None and not _is_worker():
             done = self._resumed.get("env_steps", self._resumed["global_step"] - 1) + 1
             keep_rows(csv_logger, root / "metrics.csv", done)

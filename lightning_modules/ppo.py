@@ -113,6 +113,8 @@ class PPO(L.LightningModule):
 
     def on_fit_start(self) -> None:
         hp = self.hparams
+        if self.trainer.precision == "16-mixed":
+            raise UserError("trainer.precision 16-mixed rounds log-probabilities too far: use 32-true or bf16-mixed")
         names = ("value_weight", "entropy_weight", "value_clip", "normalize_advantages")
         options: dict[str, Any] = {name: hp[name] for name in names}
         loss = partial(ppo_loss, policy=self.model, **options)
@@ -127,7 +129,12 @@ class PPO(L.LightningModule):
             compiled = has_compiler and hp["total_env_steps"] * hp["epochs"] >= LONG
         in_cpp: dict[str, Any] = {"cpp_wrapper": True} if self.device.type == "cpu" else {}
         self._gradient = torch.compile(gradient, fullgraph=True, options=in_cpp) if compiled else gradient
-        self._running_returns, self._began = None, (time.perf_counter(), int(self.env_steps))
+        self._began = (time.perf_counter(), int(self.env_steps))
+        self.begin_episodes()
+
+    def begin_episodes(self) -> None:
+        """Forgets the discounted returns of episodes that go on: the environments were reset."""
+        self._running_returns = None
 
     @torch.no_grad()
     def training_step(self, batch: Rollout, batch_idx: int) -> None:
@@ -138,6 +145,11 @@ class PPO(L.LightningModule):
             group["lr"] = hp["learning_rate"] * (left if hp["anneal"] else 1.0)
         clip = torch.tensor(hp["clip"] * (left if hp["anneal_clip"] else 1.0), device=self.device)
         counts = self._count(batch)
+        if (count := batch.rewards.numel()) % hp["minibatch_size"]:
+            raise UserError(
+                f"the {count} rows (data.num_envs x data.rollout_steps) of a rollout must be a multiple of "
+                f"model.minibatch_size {hp['minibatch_size']}"
+            )
         rows = rows_of(self.model, batch, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
         fit = explained_variance(rows.values, rows.targets, rows.weights)
         metrics, stopped = self._epochs(batch, rows.pack(), clip, optimizer)

@@ -1,6 +1,8 @@
 """EnvPool's environments, which step in C++ threads, behind Gymnasium's vector interface."""
 
 import importlib.util
+import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,14 +30,20 @@ class EnvPool(VectorEnv):
         if name not in envpool.list_all_envs():
             raise UserError(f"EnvPool has no {name}: set data.vectorization to sync or async")
         self.num_envs = num_envs
-        self._make = lambda seed: envpool.make_gymnasium(name, num_envs=num_envs, seed=seed, **(arguments or {}))
-        self._envs = self._make(seed)
+        self._pool = partial(envpool.make_gymnasium, name, num_envs=num_envs, **(arguments or {}))
+        self._make(seed)
         self.single_observation_space = self._envs.observation_space
         self.single_action_space = self._envs.action_space
 
+    def _make(self, seed: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the precision of bounds
+            self._envs = self._pool(seed=seed)
+            _ = self._envs.observation_space, self._envs.action_space  # made and kept at first use
+
     def reset(self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None) -> Any:
         if isinstance(seed, int):
-            self._envs = self._make(seed)
+            self._make(seed)
         return self._envs.reset()
 
     def step(self, actions: np.ndarray[Any, Any]) -> Any:
