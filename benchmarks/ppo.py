@@ -128,7 +128,9 @@ def main() -> None:
     for what in ("steady", "steady_cpu", "whole"):
         median = {side: statistics.median(run[what] for run in measured) for side, measured in speeds.items()}
         ratio = median["ours"] / median["theirs"]
-        print(f"{args.setting:<12}{what:<12}ours {median['ours']:>8,.0f}/s  SB3 {median['theirs']:>8,.0f}/s  {ratio:.2f}x")
+        print(
+            f"{args.setting:<12}{what:<12}ours {median['ours']:>8,.0f}/s  SB3 {median['theirs']:>8,.0f}/s  {ratio:.2f}x"
+        )
 
 
 if __name__ == "__main__":

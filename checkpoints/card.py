@@ -11,11 +11,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from checkpoints.catalogue import CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import CLIP, CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
 PIPELINES = {
+    "actor-critic": "reinforcement-learning",
     "image-diffusion": "unconditional-image-generation",
     "image-classifier": "image-classification",
     "noisy-classifier": "image-classification",
@@ -61,6 +62,17 @@ images = model.sample(16, labels=labels, guidance_scale=2.0)  # (16, {shape}) in
 ```"""
 USES = {
     "image-diffusion": DRAW,
+    "actor-critic": """```bash
+lightning-zoo rollout {model} --episodes 10 --seed 0 --video policy.mp4
+```
+
+```python
+import torch
+from checkpoints import load
+
+policy = load("{model}")
+action = policy.act(torch.zeros({shape}))  # for the environment; explore=True draws it
+```""",
     "image-classifier": """```python
 import torch
 from checkpoints import load
@@ -117,25 +129,26 @@ def render(folder: Path, model: str | None = None, pictures: str = "") -> str:
 
 def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, Any], model: str, pictures: str) -> str:
     task, data = PIPELINES.get(config["model"]), config["origin"].get("data")
-    if task is None or data not in [*DATASETS]:
+    plays = config["model"] == "actor-critic"
+    if task is None or (data not in [*DATASETS] and not plays):
         what, known = ("class", PIPELINES) if task is None else ("data", DATASETS)
         value = config["model"] if task is None else data
         raise UserError(f"{folder / CONFIG}: no card is known for the {what} {value!r}, only for {', '.join(known)}")
-    label, about = DATASETS[data]
+    label, about = (_plain(data), _environment(config)) if plays else DATASETS[data]
     metrics = {_plain(metric): entry for metric, entry in results["metrics"].items()}
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="lightning-zoo",
         pipeline_tag=task,
         tags=["lightning", "pytorch", config["model"]],
-        datasets=[data],
+        datasets=None if plays else [data],
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type=task,
-                dataset_type=data,
+                dataset_type=label if plays else data,
                 dataset_name=label,
-                dataset_split="test",
+                dataset_split=None if plays else "test",
                 metric_type=metric,
                 metric_value=round(_number(entry["value"]), 6),
             )
@@ -146,14 +159,15 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         f"---\n{metadata.to_yaml()}\n---",
         f"# {name}",
         _summary(config, folder),
-        f"![samples]({pictures}{PICTURE})" if results.get("picture") == PICTURE else "",
+        f"![samples]({pictures}{results['picture']})" if results.get("picture") in (PICTURE, CLIP) else "",
         "## Use\n\n" + _use(config, model, data),
         "## Numbers\n\n" + _table(metrics),
         _judge(results),
+        _training_seeds(results),
         f"Measured by `{_plain(results['command'])}`; `lightning-zoo evaluate {model}` measures them again. "
         "The value is a mean over the stated sample size, with its standard error.",
         "## Training\n\n" + _training(config, folder.resolve().name),
-        f"## Data\n\n{about}",
+        f"## {'Environment' if plays else 'Data'}\n\n{about}",
         "Weights: Apache-2.0.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -161,7 +175,7 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
 
 def _use(config: dict[str, Any], model: str, data: str) -> str:
     arguments = config["arguments"]
-    shape = ", ".join(str(int(size)) for size in arguments.get("image_shape", []))
+    shape = ", ".join(str(int(size)) for size in arguments.get("image_shape", arguments.get("observation_shape", [])))
     if not (config["model"] == "image-diffusion" and arguments.get("num_classes")):
         return USES[config["model"]].format(model=model, shape=shape)
     columns = arguments["num_classes"]
@@ -202,6 +216,29 @@ def _judge(results: dict[str, Any]) -> str:
     return (
         f"The features are those of `{_plain(judge['name'])}`, which reads {100 * judge['test_accuracy']:.2f} % of the "
         "test images right. A feature-FID compares with another only under the same network, sample sizes and split."
+    )
+
+
+def _environment(config: dict[str, Any]) -> str:
+    arguments = config["origin"].get("environment_arguments") or {}
+    said = f" with {_plain(arguments)}" if arguments else ""
+    return f"`{_plain(config['origin'].get('data'))}` of Gymnasium{said}."
+
+
+def _training_seeds(results: dict[str, Any]) -> str:
+    """The returns of the same config from every training seed: the one that ships is the median."""
+    returns = results.get("returns_by_training_seed")
+    if not isinstance(returns, dict) or not returns:
+        return ""
+    values = sorted(_number(value) for value in returns.values())
+    mean = sum(values) / len(values)
+    std = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
+    each = ", ".join(f"seed {_plain(seed)}: {_number(value):.2f}" for seed, value in returns.items())
+    cut = len(values) // 4
+    middle = values[cut : len(values) - cut]
+    return (
+        f"Final policies of {len(values)} training seeds by the same protocol: mean {mean:.2f}, standard deviation "
+        f"{std:.2f}, interquartile mean {sum(middle) / len(middle):.2f} ({each}). The median is the one here."
     )
 
 

@@ -26,9 +26,11 @@ from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
 from zoo.nn.classifier import ImageClassifier
+from zoo.rl.policies import ActorCritic
 
 # What a config.json may name. A name from a file is looked up here and never imported.
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "actor-critic": ActorCritic,
     "image-classifier": ImageClassifier,
     "image-diffusion": ImageDiffusion,
     "noisy-classifier": NoisyClassifier,
@@ -148,8 +150,13 @@ def save(
 def reference(model: nn.Module) -> dict[str, Tensor]:
     """A fixed input and the model's output for it."""
     generator = torch.Generator().manual_seed(0)
+    if isinstance(model, ActorCritic):
+        observations = torch.randn((2, *model.observation_shape), generator=generator)
+        drawn = model.draw(observations, model.distribution.noise(1, 2, generator)[0])
+        inputs = {"x": observations, "actions": drawn.detach()}
+        return inputs | {"output": _call(model, inputs)}
     x = torch.randn((2, *model.image_shape), generator=generator)  # type: ignore[misc]
-    inputs: dict[str, Tensor] = {"x": x}
+    inputs = {"x": x}
     if isinstance(model, ImageDiffusion | NoisyClassifier):
         last = model.process.num_timesteps
         inputs["t"] = torch.tensor([1 + last // 3, last])
@@ -213,7 +220,8 @@ def _first_line(error: Exception) -> str:
 
 @torch.inference_mode()
 def _call(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    return model(*[inputs[name] for name in ("x", "t", "labels") if name in inputs])
+    output = model(*[inputs[name] for name in ("x", "t", "labels", "actions") if name in inputs])
+    return torch.stack(output) if isinstance(output, tuple) else output
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

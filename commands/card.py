@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import CARD, CONFIG, PICTURE, RESULTS, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import CARD, CLIP, CONFIG, PICTURE, RESULTS, WEIGHTS, read_json, shipped
 from checkpoints.whole import written_whole
 from zoo.errors import UserError
 
@@ -55,6 +55,45 @@ def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "
             for file in (CONFIG, PICTURE, RESULTS, CARD):
                 if (new / file).exists():
                     os.replace(new / file, folder / file)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+    write_page(folder)
+
+
+def write_policy_card(folder: Path, metrics: "Metrics") -> None:
+    """The same for a policy, with a clip of its first evaluation episode. Returns of all training seeds are kept."""
+    from functools import partial
+
+    from checkpoints.card import render
+    from commands.policies import CLIP_FRAMES, CLIP_WIDTH, Film, load_policy
+    from datamodules.experience.collector import play
+    from datamodules.experience.environments import make
+
+    config = read_json(folder / CONFIG)
+    before = read_json(folder / RESULTS) if (folder / RESULTS).is_file() else {}
+    name = folder.resolve().name
+    results = {
+        "command": f"lightning-zoo evaluate {name} --full",
+        "training_seeds": [config["origin"]["seed"]],
+        "metrics": {metric: measurement._asdict() for metric, measurement in metrics.items()},
+        "picture": CLIP,
+    }
+    if "returns_by_training_seed" in before:
+        results["returns_by_training_seed"] = before["returns_by_training_seed"]
+    policy, environment, arguments = load_policy(str(folder), "cpu")
+    film = Film()
+    play(policy, partial(make, environment, arguments, render=True), [0], on_step=film)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.resolve().parent) as beside:
+            new = Path(beside) / name
+            new.mkdir()
+            for file in (CONFIG, WEIGHTS):
+                shutil.copyfile(folder / file, new / file)
+            film.write(new / CLIP, width=CLIP_WIDTH, most=CLIP_FRAMES)
+            (new / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            (new / CARD).write_text(render(new), encoding="utf-8")
+            for file in (CLIP, RESULTS, CARD):
+                os.replace(new / file, folder / file)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
     write_page(folder)

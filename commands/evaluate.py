@@ -15,6 +15,7 @@ from typing import Any
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
 from commands.measures import DATA, Metrics
 from commands.options import add_device, add_speed, choose_device, speed_up
+from commands.policies import POLICY, import_environments, measure_policy
 from commands.protocols import measure
 from zoo.errors import UserError
 
@@ -26,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--update", action="store_true", help="for authors: measure in full and write results.json, card and picture"
     )
     parser.add_argument("--data", choices=DATA, help="the data, for a model folder that does not say it")
+    parser.add_argument(
+        "--env-module", metavar="MODULE", help="a module of yours, which registers a policy's environment"
+    )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
     add_speed(parser)
@@ -40,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     origin = config.get("origin")
     if not isinstance(origin, dict):
         raise UserError(f'{folder / CONFIG} must hold "origin", an object')
+    if config.get("model") == POLICY:
+        return _run_policy(args, folder)
     data_name = args.data or origin.get("data")
     if data_name not in DATA:
         raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(DATA)}")
@@ -68,6 +74,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"wrote {folder / RESULTS} and the card")
         return 0
     return _compare(name, card, metrics, as_json=args.json)
+
+
+def _run_policy(args: argparse.Namespace, folder: Path) -> int:
+    """The same for a policy, which is measured by playing."""
+    import_environments(args.env_module)
+    card = {} if args.update else read_metrics(folder)
+    metrics = measure_policy(args.model, choose_device(args.device))
+    if args.update:
+        from commands.card import write_policy_card
+
+        write_policy_card(folder, metrics)
+        print(f"wrote {folder / RESULTS} and the card")
+        return 0
+    return _compare(folder.resolve().name, card, metrics, as_json=args.json)
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ TRAINING_VERBS = {
 MODEL_VERBS = {
     "list": "the models that ship, with their headline metrics",
     "sample": "draw images from a model",
+    "rollout": "play a policy: its returns, and a film of it",
     "figure": "draw how a model samples: steps, guidance, denoising, interpolation, inversion",
     "evaluate": "measure the metrics of a model's card again",
     "download": "fetch a model from the Hub, or copy a shipped one, and verify it",

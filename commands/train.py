@@ -27,6 +27,7 @@ from checkpoints.store import versions
 from checkpoints.whole import written_whole
 from commands.complaints import complaint
 from commands.options import has_bfloat16
+from commands.policies import import_environments
 from commands.runs import (
     INTERRUPTED,
     LAST,
@@ -103,7 +104,11 @@ class CommandLine(LightningCLI):
             help="The same for runs counted in environment steps.",
         )
         parser.add_argument(
-            "--env-module", type=str, default=None, help="A module of yours to import, which registers environments."
+            "--env_module",
+            "--env-module",
+            type=str | None,
+            default=None,
+            help="A module of yours to import, which registers environments.",
         )
         for name in SIZES:
             parser.link_arguments(
@@ -124,6 +129,7 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
+        import_environments(config.env_module)
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = f"runs/{config.model.class_path.rsplit('.', 1)[-1].lower()}"
         for name in POSITIVE:

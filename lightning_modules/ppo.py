@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -117,11 +116,10 @@ class PPO(L.LightningModule):
             raise UserError("trainer.precision 16-mixed rounds log-probabilities too far: use 32-true or bf16-mixed")
         names = ("value_weight", "entropy_weight", "value_clip", "normalize_advantages")
         options: dict[str, Any] = {name: hp[name] for name in names}
-        loss = partial(ppo_loss, policy=self.model, **options)
-        flat = self.flat
+        flat, policy = self.flat, self.model
 
         def gradient(matrix: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
-            return flat.gradient(lambda parameters: loss(parameters, matrix=matrix, clip=clip))
+            return flat.gradient(lambda parameters: ppo_loss(parameters, policy, matrix, clip, **options))
 
         compiled = hp["compile"]
         if compiled is None:

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import os
 import warnings
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
     check_name(name, arguments)
     if render and importlib.util.find_spec("pygame") is None:
         raise UserError("a video needs a renderer: pip install 'lightning-zoo[video]'")
+    if render:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are wanted, and no window
     options: dict[str, Any] = {**(arguments or {}), **({"render_mode": "rgb_array"} if render else {})}
     try:
         with warnings.catch_warnings():
