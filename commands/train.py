@@ -317,6 +317,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run folder: config.yaml is there
     warnings.filterwarnings("ignore", message=".*dirpath has changed.*")  # a run folder may be moved
     warnings.filterwarnings("ignore", message=".*infer the batch indices.*")  # a loader of ours has no sampler
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")  # modules log by themselves
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of a missing GPU, when compiling
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
     warnings.filterwarnings("ignore", message=".*jsonargparse.*")
