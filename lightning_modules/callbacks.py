@@ -20,9 +20,9 @@ from zoo.errors import UserError
 from zoo.pictures import image_grid
 
 
-def steps_done(trainer: L.Trainer) -> int:
+def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
     """Environment steps where a module counts these, else optimizer steps."""
-    return int(getattr(trainer.lightning_module, "env_steps", trainer.global_step))
+    return int(getattr(pl_module, "env_steps", trainer.global_step))
 
 
 class EMA(WeightAveraging):
@@ -130,7 +130,7 @@ class LearningCurves(Callback):
         self._draw(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if steps_done(trainer):  # a run that never began leaves no files
+        if steps_done(trainer, pl_module):  # a run that never began leaves no files
             self._draw(trainer)
 
     def _draw(self, trainer: L.Trainer) -> None:
@@ -197,7 +197,7 @@ class RunRecord(Callback):
             torch.manual_seed(torch.initial_seed() + rank)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["origin"] = self.origin | {"steps": steps_done(trainer)}
+        checkpoint["origin"] = self.origin | {"steps": steps_done(trainer, pl_module)}
         states = {"cpu": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(pl_module.device)

@@ -21,6 +21,7 @@ OPTIONS = {
         "--json", "--device", "--precision", "--compile",
     ],
     "evaluate": ["MODEL", "--json", "--full", "--update", "--data", "--device", "--precision", "--compile"],
+    "rollout": ["MODEL", "--episodes", "--seed", "--video", "--explore", "--environment", "--env-module", "--json"],
     "export": ["CKPT", "DIR", "--json"],
     "download": ["MODEL", "--to"],
     "publish": ["MODEL", "--repo-id", "--private", "--dry-run"],
