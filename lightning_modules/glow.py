@@ -34,7 +34,7 @@ class Glow(L.LightningModule):
         bound: of an affine coupling's log-scale; half the interval of a spline.
         checkerboards: couplings by checkerboard masks before the first scale, as in Real NVP.
         base: "normal" or "logistic".
-        alpha: images pass through logit(alpha + (1 - 2 alpha) y).
+        alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         weight_decay: of AdamW.
@@ -62,7 +62,7 @@ class Glow(L.LightningModule):
         bound: float = 3.0,
         checkerboards: int = 0,
         base: str = "normal",
-        alpha: float = 0.05,
+        alpha: float = 1e-3,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",
         weight_decay: float = 0.01,

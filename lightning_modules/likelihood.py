@@ -60,15 +60,19 @@ def shape_of(options: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(image_shape)
 
 
-def standardise(module: L.LightningModule) -> None:
-    """At the start of a fit: tells a density of points the mean and the spread of its training data.
+def prepare(module: L.LightningModule) -> None:
+    """At the start of a fit: tells a density the mean and spread of its training points, or its pixels' histograms.
 
-    A run that goes on from a `pretrained` model keeps that model's.
+    A run that is resumed, or that goes on from a `pretrained` model, keeps those of its weights.
     """
-    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    trainer: Any = module.trainer
     model: Any = module.model
-    if not model.levels and module.hparams["pretrained"] is None:
-        model.standardise(data.mean, data.std)
+    if trainer.ckpt_path is not None or module.hparams["pretrained"] is not None:
+        return
+    if model.levels:
+        model.equalise(trainer.datamodule.images("train"))
+    else:
+        model.standardise(trainer.datamodule.mean, trainer.datamodule.std)
 
 
 def training_step(module: L.LightningModule, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -30,7 +30,7 @@ class NICE(L.LightningModule):
         depth: their hidden layers.
         dropout: probability of dropping a hidden unit.
         base: "logistic" or "normal".
-        alpha: images pass through logit(alpha + (1 - 2 alpha) y).
+        alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         weight_decay: of AdamW.
@@ -54,7 +54,7 @@ class NICE(L.LightningModule):
         depth: int = 3,
         dropout: float = 0.0,
         base: str = "logistic",
-        alpha: float = 0.05,
+        alpha: float = 1e-3,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",
         weight_decay: float = 0.01,
@@ -68,7 +68,7 @@ class NICE(L.LightningModule):
         self.model, self.arguments = likelihood.build(NAME, nice, self.hparams)
 
     def on_fit_start(self) -> None:
-        likelihood.standardise(self)
+        likelihood.prepare(self)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return likelihood.training_step(self, batch)

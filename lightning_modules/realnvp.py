@@ -36,7 +36,7 @@ class RealNVP(L.LightningModule):
         linear: whether a learned linear map precedes each coupling.
         actnorm: whether a learned scale and shift, set by the first batch, precedes each coupling.
         base: "normal" or "logistic".
-        alpha: images pass through logit(alpha + (1 - 2 alpha) y).
+        alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         weight_decay: of AdamW.
@@ -67,7 +67,7 @@ class RealNVP(L.LightningModule):
         linear: bool = False,
         actnorm: bool = False,
         base: str = "normal",
-        alpha: float = 0.05,
+        alpha: float = 1e-3,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",
         weight_decay: float = 0.01,
@@ -81,7 +81,7 @@ class RealNVP(L.LightningModule):
         self.model, self.arguments = likelihood.build(NAME, realnvp, self.hparams)
 
     def on_fit_start(self) -> None:
-        likelihood.standardise(self)
+        likelihood.prepare(self)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return likelihood.training_step(self, batch)

@@ -1,6 +1,7 @@
 """The named flows, from plain arguments.
 
-Points are standardised first, by statistics that the training data give; images of grey levels pass through a logit.
+Points are standardised first, images of grey levels pass through their pixels' histograms (`zoo.flows.marginals`);
+both by statistics that the training data give.
 """
 
 import math
@@ -11,6 +12,7 @@ from torch import nn
 from zoo.flows.chain import Chain, MultiScale
 from zoo.flows.coupling import Additive, Affine, Coupling, MaskedCoupling, Spline, Transform
 from zoo.flows.layers import ActNorm, Flatten, InvertibleLinear, Logit, Permutation, Scale, Squeeze, Standardise
+from zoo.flows.marginals import Marginals, Probit
 from zoo.flows.masks import checkerboard
 from zoo.flows.model import Flow
 from zoo.flows.nets import MLP, ConvNet
@@ -24,7 +26,7 @@ def nice(
     depth: int = 3,
     couplings: int = 4,
     base: str = "logistic",
-    alpha: float = 0.05,
+    alpha: float = 1e-3,
     dropout: float = 0.0,
 ) -> Flow:
     """Additive couplings, which preserve volume, and a diagonal scale.
@@ -34,13 +36,13 @@ def nice(
         levels, num_classes, base: see `Flow`.
         hidden, depth, dropout: see `MLP`.
         couplings: at least 3 if every entry is to depend on every other.
-        alpha: see `Logit`.
+        alpha: of images, see `zoo.flows.marginals`.
 
     References:
         Dinh et al. 2014, NICE, arXiv:1410.8516.
     """
     entries = _entries(shape)
-    layers = [*_entrance(shape, levels, alpha), *_flat(shape)]
+    layers = [*_entrance(shape, levels, base, alpha), *_flat(shape)]
     layers += [
         Coupling(Additive(), _mlp(Additive(), entries, i, hidden, depth, num_classes, dropout), entries, bool(i % 2))
         for i in range(couplings)
@@ -63,7 +65,7 @@ def realnvp(
     linear: bool = False,
     actnorm: bool = False,
     base: str = "normal",
-    alpha: float = 0.05,
+    alpha: float = 1e-3,
 ) -> Flow:
     """Couplings of alternating halves, by multilayer perceptrons.
 
@@ -75,13 +77,13 @@ def realnvp(
         hidden, depth, dropout, residual: see `MLP`.
         bins: of the spline. bound: of the affine log-scale, or half the spline's interval; see `zoo.flows.coupling`.
         linear, actnorm: whether `InvertibleLinear`, `ActNorm` precede each coupling.
-        alpha: see `Logit`.
+        alpha: of images, see `zoo.flows.marginals`.
 
     References:
         Dinh et al. 2016, Real NVP, arXiv:1605.08803; Durkan et al. 2019, Neural spline flows, arXiv:1906.04032.
     """
     entries, transform = _entries(shape), _transform(coupling, bins, bound)
-    layers = [*_entrance(shape, levels, alpha), *_flat(shape)]
+    layers = [*_entrance(shape, levels, base, alpha), *_flat(shape)]
     for i in range(couplings):
         layers += [ActNorm(entries)] * actnorm + [InvertibleLinear(entries)] * linear
         net = _mlp(transform, entries, i, hidden, depth, num_classes, dropout, residual)
@@ -103,7 +105,7 @@ def glow(
     dropout: float = 0.0,
     checkerboards: int = 0,
     base: str = "normal",
-    alpha: float = 0.05,
+    alpha: float = 1e-3,
 ) -> Flow:
     """(Squeeze, steps of ActNorm, 1x1 convolution and coupling) at several scales, by convolutional networks.
 
@@ -117,7 +119,7 @@ def glow(
         channels, depth, dropout: see `ConvNet`.
         coupling: "affine" or "spline". bins, bound: see `realnvp`.
         checkerboards: couplings by checkerboard masks before the first squeeze, as in Real NVP.
-        alpha: see `Logit`.
+        alpha: of images, see `zoo.flows.marginals`.
 
     References:
         Kingma and Dhariwal 2018, Glow, arXiv:1807.03039, figure 2.
@@ -130,7 +132,7 @@ def glow(
     def net(kept: int, moved: int) -> ConvNet:
         return ConvNet(kept, transform.size * moved, channels, depth, num_classes, dropout)
 
-    first = _entrance(shape, levels, alpha)
+    first = _entrance(shape, levels, base, alpha)
     for i in range(checkerboards):
         first += [ActNorm(count), MaskedCoupling(transform, net(count, count), checkerboard(shape, bool(i % 2)))]
     parts: list[nn.Module] = []
@@ -155,8 +157,10 @@ def _entries(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
-def _entrance(shape: tuple[int, ...], levels: int, alpha: float) -> list[nn.Module]:
-    return [Logit(alpha) if levels else Standardise(shape)]
+def _entrance(shape: tuple[int, ...], levels: int, base: str, alpha: float) -> list[nn.Module]:
+    if not levels:
+        return [Standardise(shape)]
+    return [Marginals(shape, levels), Probit(alpha) if base == "normal" else Logit(alpha)]
 
 
 def _flat(shape: tuple[int, ...]) -> Iterable[nn.Module]:

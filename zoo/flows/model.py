@@ -10,6 +10,7 @@ from zoo.errors import UserError
 from zoo.flows.chain import Chain
 from zoo.flows.dequantise import check_on_grid, dequantise, quantise
 from zoo.flows.layers import Standardise
+from zoo.flows.marginals import Marginals
 from zoo.random import normal
 
 BASES = ("normal", "logistic")
@@ -167,6 +168,20 @@ class Flow(nn.Module):
             if isinstance(layer, Standardise):
                 return layer.set(mean, std)
         raise UserError("this model is a density of images and takes no mean and standard deviation")
+
+    def equalise(self, images: Tensor) -> None:
+        """Starts each pixel's histogram with that of images (N, C, H, W); see `zoo.flows.marginals.Marginals`.
+
+        Raises:
+            UserError: if the model is a density of points, or the images are not on its grid of grey levels.
+        """
+        if not self.levels:
+            raise UserError("this model is a density of points and takes no images")
+        check_on_grid(images, self.levels)
+        y = dequantise(images, self.levels, torch.full_like(images, 0.5))
+        for layer in self.modules():
+            if isinstance(layer, Marginals):
+                layer.fit(y.to(self.like))
 
     def _context(self, labels: Tensor | None, batch: int) -> Tensor | None:
         if (labels is not None) != (self.num_classes > 0):
