@@ -71,7 +71,7 @@ def _bin(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, .
     both = k[..., None, :].expand(*k.shape[:-1], 2, 1)
     x_k, y_k = knots.gather(-1, both).squeeze(-1).unbind(-1)
     width, height = sizes.gather(-1, both).squeeze(-1).unbind(-1)
-    derivatives = F.pad(raw[..., 2 * bins :], (1, 1), value=UNIT)  # raw value of derivative 1 at both ends
+    derivatives = F.pad(raw[..., 2 * bins :], (1, 1))  # 1 at both ends, to meet the identity outside
     ends = derivatives.gather(-1, torch.cat([k, k + 1], -1))
-    d_k, d_next = (F.softplus(ends) + SMALLEST).unbind(-1)
+    d_k, d_next = (F.softplus(ends + UNIT) + SMALLEST).unbind(-1)
     return x_k, width, y_k, height, d_k, d_next
