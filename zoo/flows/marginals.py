@@ -39,7 +39,7 @@ class Marginals(nn.Module):
     def fit(self, y: Tensor) -> None:
         """Starts with the shares of the grey levels in y (N, *shape)."""
         k = (self.levels * y).long().clamp(0, self.levels - 1)
-        counts = F.one_hot(k, self.levels).sum(0) + self.SMOOTHING
+        counts = F.one_hot(k, self.levels).sum(0).double() + self.SMOOTHING
         log_share = (counts / counts.sum(-1, keepdim=True)).log()
         self.logits.copy_(log_share - log_share.mean(-1, keepdim=True))
 
@@ -80,12 +80,14 @@ class Probit(nn.Module):
         self.alpha = alpha
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = torch.special.ndtri(self.alpha + (1 - 2 * self.alpha) * x)
-        return z, sum_entries(self._log_derivative(z))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 has no quantiles
+        z = torch.special.ndtri(self.alpha + (1 - 2 * self.alpha) * wide)
+        return z.to(x.dtype), sum_entries(self._log_derivative(z))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        x = (torch.special.ndtr(z) - self.alpha) / (1 - 2 * self.alpha)
-        return x, -sum_entries(self._log_derivative(z))
+        wide = z.to(torch.promote_types(z.dtype, torch.float32))
+        x = (torch.special.ndtr(wide) - self.alpha) / (1 - 2 * self.alpha)
+        return x.to(z.dtype), -sum_entries(self._log_derivative(wide))
 
     def _log_derivative(self, z: Tensor) -> Tensor:
         return math.log(1 - 2 * self.alpha) + 0.5 * math.log(2 * math.pi) + 0.5 * z.square()

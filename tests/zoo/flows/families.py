@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zoo.flows import layers
+from zoo.flows import layers, marginals
 from zoo.flows.builders import glow, nice, realnvp
 from zoo.flows.chain import Chain, MultiScale
 from zoo.flows.coupling import Additive, Affine, Coupling, MaskedCoupling, Spline
@@ -64,6 +64,8 @@ BIJECTIONS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], int]] = {
     "standardise": ((7,), lambda: _standardise((7,)), 0),
     "logit": (IMAGE, layers.Logit, 0),
     "logit to the border": ((7,), lambda: layers.Logit(0.0), 0),
+    "marginals": (IMAGE, lambda: marginals.Marginals(IMAGE, 5), 0),
+    "probit": (IMAGE, lambda: marginals.Probit(0.1), 0),
     "scale": (IMAGE, lambda: layers.Scale(IMAGE), 0),
     "actnorm": ((7,), lambda: layers.ActNorm(7), 0),
     "actnorm of channels": (IMAGE, lambda: layers.ActNorm(6), 0),
