@@ -68,7 +68,7 @@ def realnvp(
     """Couplings of alternating halves, by multilayer perceptrons.
 
     Args:
-        shape: (D,), or of images (C, H, W), which are flattened; the halves of either are a checkerboard's colours.
+        shape: (D,), or of images (C, H, W), which are flattened; their halves are a checkerboard's colours.
         levels, num_classes, base: see `Flow`.
         coupling: "affine" or "spline".
         couplings: at least 3 if every entry is to depend on every other.
@@ -160,13 +160,11 @@ def _entrance(shape: tuple[int, ...], levels: int, alpha: float) -> list[nn.Modu
 
 
 def _flat(shape: tuple[int, ...]) -> Iterable[nn.Module]:
-    """To vectors whose first half is one colour of a checkerboard."""
+    """Images to vectors whose first half is one colour of a checkerboard."""
     if len(shape) > 1:
         yield Flatten(shape)
-    if math.prod(shape) > 2:
-        width, height = shape[-1], shape[-2] if len(shape) > 1 else 1
-        order = sorted(range(math.prod(shape)), key=lambda i: (1 + i % width + i // width % height) % 2)
-        yield Permutation(order)
+        height, width = shape[-2:]
+        yield Permutation(sorted(range(math.prod(shape)), key=lambda i: (i % width + i // width % height) % 2))
 
 
 def _mlp(

@@ -64,7 +64,8 @@ class Affine:
 
     def _parameters(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         shift, r = raw.chunk(2, 1)
-        return shift, self.bound * torch.tanh(r / self.bound)
+        # c tanh(r / c): on a CPU torch's sigmoid is seven times as fast as its tanh
+        return shift, torch.sigmoid(r * (2 / self.bound)) * (2 * self.bound) - self.bound
 
 
 class Spline:
@@ -85,7 +86,7 @@ class Spline:
         return spline(z, self._parameters(raw), self.bound, inverse=True)
 
     def _parameters(self, raw: Tensor) -> Tensor:
-        return raw.unflatten(1, (-1, self.size)).movedim(2, -1)  # (B, d, ..., size)
+        return raw.unflatten(1, (self.size, -1)).movedim(1, 0).contiguous()  # (size, B, d, ...)
 
 
 class Coupling(nn.Module):

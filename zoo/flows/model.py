@@ -169,14 +169,18 @@ class Flow(nn.Module):
         raise UserError("this model is a density of images and takes no mean and standard deviation")
 
     def _context(self, labels: Tensor | None, batch: int) -> Tensor | None:
-        if (labels is not None) != (self.num_classes > 0):
-            wanted = f"must be given: the model knows {self.num_classes} classes" if self.num_classes else "not known"
-            raise UserError(f"labels {wanted}" if self.num_classes else "labels must not be given: the model has none")
         if labels is None:
+            if self.num_classes:
+                raise UserError(f"labels must be given: this model knows the classes 0 ... {self.num_classes - 1}")
             return None
+        if not self.num_classes:
+            raise UserError("labels must not be given: this model knows no classes")
         if labels.numel() != batch:
-            raise UserError(f"labels must be {batch}, one for each, got {labels.numel()}")
+            raise UserError(f"labels must be one for each of {batch}, got {labels.numel()}")
         labels = labels.to(self.like.device).view(-1).long()
+        checked = not (self.training or torch.compiler.is_compiling())  # the check makes a GPU wait
+        if checked and bool(((labels < 0) | (labels >= self.num_classes)).any()):
+            raise UserError(f"labels must be from 0 to {self.num_classes - 1}, got {labels.tolist()!s:.50}")
         return F.one_hot(labels, self.num_classes).to(self.like.dtype)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:

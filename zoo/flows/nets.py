@@ -39,10 +39,10 @@ class MLP(nn.Module):
         if self.context is not None:
             x = x + self.context(context)
         for layer in self.hidden:
-            new = layer(x.relu())
+            new = layer(x.relu() if self.residual else x.relu_())
             new = new if self.dropout is None else self.dropout(new)
             x = x + new if self.residual else new
-        return self.last(x.relu())
+        return self.last(x.relu_())
 
 
 class ConvNet(nn.Module):
@@ -75,8 +75,8 @@ class ConvNet(nn.Module):
         if self.context is not None:
             x = x + self.context(context)[..., None, None]
         for layer in self.hidden:
-            x = layer(x.relu())
-        x = x.relu()
+            x = layer(x.relu_())
+        x = x.relu_()
         return self.last(x if self.dropout is None else self.dropout(x))
 
 
