@@ -11,11 +11,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from checkpoints.catalogue import CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import ANIMATION, CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
-PIPELINES = {
+FLOWS = ("cnf", "glow", "nice", "realnvp")
+PIPELINES = dict.fromkeys(FLOWS, "other") | {
     "image-diffusion": "unconditional-image-generation",
     "image-classifier": "image-classification",
     "noisy-classifier": "image-classification",
@@ -33,6 +34,24 @@ DATASETS = {
         "Shapes: a circle, square or triangle of one of six colours on black, anywhere and of any size, 32x32 RGB, "
         "drawn from a seed by `zoo/metrics/shapes.py`; 2,000 held-out pictures.",
     ),
+}
+TOYS = {  # densities of the plane: name -> what it is
+    "moons": "two half circles",
+    "circles": "two circles",
+    "rings": "four thin rings",
+    "pinwheel": "five curved arms",
+    "8gaussians": "eight normal distributions on a circle",
+    "checkerboard": "eight squares of a checkerboard",
+    "2spirals": "two spirals",
+    "swissroll": "a roll",
+}
+DATASETS |= {
+    name: (
+        f"{name} (2-D)",
+        f"The density {name!r}, {what}, by FFJORD's definition (`zoo/metrics/toys.py`): independent points from a "
+        "seed, 100,000 for testing. Its density is known, and so is its entropy, the floor of the NLL.",
+    )
+    for name, what in TOYS.items()
 }
 LABELS = {"digits": "7", "shapes": "triangle,red"}  # an example of what can be asked for
 
@@ -58,6 +77,31 @@ from checkpoints import load
 model = load("{model}")
 labels = torch.tensor([{first}] * 16)
 images = model.sample(16, labels=labels, guidance_scale=2.0)  # (16, {shape}) in [-1, 1]
+```"""
+FLOW_OF_POINTS = """```bash
+lightning-zoo sample {model} --num-samples 2000 --seed 0 --output samples.png
+lightning-zoo density {model} --output density.png
+```
+
+```python
+import torch
+from checkpoints import load
+
+model = load("{model}")
+points = model.sample(16, generator=torch.Generator().manual_seed(0))  # (16, {shape})
+log_density = model.log_prob(points)  # (16,) nats
+```"""
+FLOW_OF_IMAGES = """```bash
+lightning-zoo sample {model} --num-samples 64 --seed 0 --temperature 0.8 --output samples.png
+```
+
+```python
+import torch
+from checkpoints import load
+
+model = load("{model}")
+images = model.sample(16, generator=torch.Generator().manual_seed(0))  # (16, {shape}) in [-1, 1]
+log_probability = model.log_likelihood(images, draws=32)  # (16,) nats, from below
 ```"""
 USES = {
     "image-diffusion": DRAW,
@@ -147,6 +191,7 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         f"# {name}",
         _summary(config, folder),
         f"![samples]({pictures}{PICTURE})" if results.get("picture") == PICTURE else "",
+        f"![flow]({pictures}{ANIMATION})" if results.get("animation") == ANIMATION else "",
         "## Use\n\n" + _use(config, model, data),
         "## Numbers\n\n" + _table(metrics),
         _judge(results),
@@ -161,7 +206,9 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
 
 def _use(config: dict[str, Any], model: str, data: str) -> str:
     arguments = config["arguments"]
-    shape = ", ".join(str(int(size)) for size in arguments.get("image_shape", []))
+    shape = ", ".join(str(int(size)) for size in arguments.get("shape", arguments.get("image_shape", [])))
+    if config["model"] in FLOWS:
+        return (FLOW_OF_IMAGES if arguments.get("levels") else FLOW_OF_POINTS).format(model=model, shape=shape)
     if not (config["model"] == "image-diffusion" and arguments.get("num_classes")):
         return USES[config["model"]].format(model=model, shape=shape)
     columns = arguments["num_classes"]

@@ -11,8 +11,8 @@ from zoo.errors import UserError
 
 PREFIX = "hf://"  # of a model on the Hugging Face Hub
 CONFIG, WEIGHTS, RESULTS, REFERENCE = "config.json", "model.safetensors", "results.json", "reference.safetensors"
-CARD, PICTURE, TRAINING = "README.md", "samples.png", "train.yaml"
-FILES = (CONFIG, WEIGHTS, RESULTS, REFERENCE, CARD, TRAINING, PICTURE)  # all that a model folder may hold
+CARD, PICTURE, ANIMATION, TRAINING = "README.md", "samples.png", "flow.gif", "train.yaml"
+FILES = (CONFIG, WEIGHTS, RESULTS, REFERENCE, CARD, TRAINING, PICTURE, ANIMATION)  # all that a model folder may hold
 
 
 def shipped() -> dict[str, Path]:

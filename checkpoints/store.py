@@ -157,7 +157,7 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
         inputs = _in_the_domain(model, generator)
         return inputs | {"output": _call(model, inputs)}
     x = torch.randn((2, *model.image_shape), generator=generator)  # type: ignore[misc]
-    inputs: dict[str, Tensor] = {"x": x}
+    inputs = {"x": x}
     if isinstance(model, ImageDiffusion | NoisyClassifier):
         last = model.process.num_timesteps
         inputs["t"] = torch.tensor([1 + last // 3, last])
@@ -168,10 +168,12 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
 
 def _in_the_domain(flow: Flow, generator: torch.Generator) -> dict[str, Tensor]:
     """Two inputs of a density: points that it draws itself, or dequantised images."""
-    labels = {"labels": torch.tensor([0, flow.num_classes - 1])} if flow.num_classes else {}
+    labels = torch.tensor([0, flow.num_classes - 1]) if flow.num_classes else None
     if flow.levels:
-        return {"x": torch.rand((2, *flow.shape), generator=generator)} | labels
-    return {"x": flow.sample(2, generator=generator, **labels)} | labels
+        x = torch.rand((2, *flow.shape), generator=generator)
+    else:
+        x = flow.sample(2, labels=labels, generator=generator)
+    return {"x": x} if labels is None else {"x": x, "labels": labels}
 
 
 def verify(model: str) -> float:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import CARD, CONFIG, PICTURE, RESULTS, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS, WEIGHTS, read_json, shipped
 from checkpoints.whole import written_whole
 from zoo.errors import UserError
 
@@ -15,10 +15,13 @@ GUIDANCE = 2.0  # scale of the picture on a card
 
 if TYPE_CHECKING:
     from commands.measures import Metrics
+    from datamodules import Densities
     from datamodules.images import ImageDataModule
 
 
-def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "Metrics", options: list[str]) -> None:
+def write_card(
+    folder: Path, data: "ImageDataModule | Densities", data_name: str, metrics: "Metrics", options: list[str]
+) -> None:
     """Writes the measured metrics of a model, its picture if it draws, its card, and for a shipped one its page.
 
     `options` are those of `evaluate` that the metrics were measured with.
@@ -27,7 +30,9 @@ def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "
     """
     from checkpoints import load
     from checkpoints.card import render
+    from commands.flow_pictures import write_animation
     from commands.measures import JUDGE
+    from zoo.flows.model import Flow
 
     config = read_json(folder / CONFIG)
     config["origin"]["data"] = data_name
@@ -49,10 +54,13 @@ def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "
                     accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
                     results["judge"] = {"name": judge, "test_accuracy": accuracy}
                 draw_picture(new / PICTURE, model, data, name)
+            if isinstance(model, Flow):
+                results["animation"] = ANIMATION
+                write_animation(new / ANIMATION, model)
             for file, content in ((CONFIG, config), (RESULTS, results)):
                 (new / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             (new / CARD).write_text(render(new), encoding="utf-8")
-            for file in (CONFIG, PICTURE, RESULTS, CARD):
+            for file in (CONFIG, PICTURE, ANIMATION, RESULTS, CARD):
                 if (new / file).exists():
                     os.replace(new / file, folder / file)
     except OSError as error:
@@ -60,12 +68,22 @@ def write_card(folder: Path, data: "ImageDataModule", data_name: str, metrics: "
     write_page(folder)
 
 
-def draw_picture(path: Path, model: Any, data: "ImageDataModule", name: str) -> None:
-    """Real images beside those that a model draws; all classes in turn, if it knows any."""
+def draw_picture(path: Path, model: Any, data: Any, name: str) -> None:
+    """Real images beside those that a model draws, all classes in turn if it knows any; densities of the plane."""
     import torch
 
+    from commands.flow_pictures import write_comparison
     from commands.pictures import draw_panels
+    from zoo.flows.model import Flow
 
+    if isinstance(model, Flow):
+        if not model.image_shape:
+            return write_comparison(path, name, data, model)
+        labels = torch.arange(100) % model.num_classes if model.num_classes else None
+        samples = model.sample(100, labels=labels, generator=torch.Generator().manual_seed(0)).cpu()
+        return draw_panels(
+            path, [("real test images", data.images("test")[:100]), (f"{name}, temperature 1, seed 0", samples)]
+        )
     columns = 10 if len(model.num_classes) < 2 else 12
     count = 10 * columns
     labels = model.labels_in_turn(torch.arange(count))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
-from commands.measures import DATA, Metrics
+from commands.measures import DATA, Metrics, load_data
 from commands.options import add_device, add_speed, choose_device, speed_up
 from commands.protocols import measure
 from zoo.errors import UserError
@@ -49,16 +49,22 @@ def run(args: argparse.Namespace) -> int:
     card = {} if args.update else read_metrics(folder)
 
     import checkpoints
-    from datamodules import Digits, Shapes
+    from datamodules import Densities
+    from zoo.flows.model import Flow
 
-    data = {"digits": Digits, "shapes": Shapes}[data_name]()
+    data = load_data(data_name)
     device = choose_device(args.device)
     model: Any = checkpoints.load(args.model, device)
-    if tuple(model.image_shape) != data.image_shape:
-        raise UserError(
-            f"{args.model!r} is for images {model.image_shape}, but those of {data_name} are {data.image_shape}"
-        )
-    speed_up(getattr(model, "network", model), device, args.precision, args.compile)
+    sizes = tuple(model.shape if isinstance(model, Flow) else model.image_shape)
+    of_data = (data.num_features,) if isinstance(data, Densities) else data.image_shape
+    if sizes != of_data:
+        what = "images" if len(sizes) == 3 else "points"
+        raise UserError(f"{args.model!r} is for {what} {sizes}, but those of {data_name} are {of_data}")
+    if isinstance(model, Flow):
+        if args.precision != "fp32" or args.compile:
+            raise UserError("--precision bf16 and --compile are for diffusion models: a likelihood is taken in fp32")
+    else:
+        speed_up(getattr(model, "network", model), device, args.precision, args.compile)
     metrics = measure(model, data, full=args.full or args.update, say=_say)
     if args.update:
         from commands.card import write_card

@@ -1,12 +1,14 @@
-"""Draw what a diffusion model does.
+"""Draw what a model does.
 
 steps          samplers against their number of steps, by the FID of what they draw
 guidance       the scale of guidance against the label that is read, FID, precision and recall
 denoising      one line a sample: x_t on its way down, and below it the network's estimate of x_0
 interpolation  images between two latents, along the arc that joins them
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
+flow           of a flow: a GIF of noise on its way to the data, or of images as their noise grows
 
-The first two measure (minutes; the numbers with --json), on digits; the others take seconds.
+The first two measure (minutes; the numbers with --json), on digits; the others take seconds. All but the last are of
+diffusion models.
 """
 
 import argparse
@@ -24,6 +26,8 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo.flows.model import Flow
+
 STEPS = (5, 10, 20, 50, 100, 1000)
 SWEPT = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # scales of guidance
 LINES = {  # sampler -> its spacing
@@ -38,9 +42,9 @@ Numbers = list[dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=sorted(KINDS), help="what to draw")
+    parser.add_argument("kind", choices=sorted([*KINDS, "flow"]), help="what to draw")
     parser.add_argument("model", metavar="MODEL", help="a shipped name, or a model folder")
-    parser.add_argument("--output", type=Path, default=Path("figure.png"), help="a .png file")
+    parser.add_argument("--output", type=Path, default=Path("figure.png"), help="a .png file; a .gif of a flow")
     parser.add_argument("--draws", type=at_least(1), default=4, help="sets of samples behind each point")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
@@ -49,14 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_output(args.output, (".png",))
+    check_output(args.output, (".gif",) if args.kind == "flow" else (".png",))
     find(args.model)
 
     import checkpoints
     from zoo.diffusion.model import ImageDiffusion
+    from zoo.flows.model import Flow
 
     device = choose_device(args.device)
     model: Any = checkpoints.load(args.model, device)
+    if (args.kind == "flow") != isinstance(model, Flow):
+        kinds = "only the figure 'flow'" if isinstance(model, Flow) else "any figure but 'flow'"
+        raise UserError(f"{args.model!r} is a {type(model).__name__}, of which there is {kinds}")
+    if isinstance(model, Flow):
+        if args.precision != "fp32" or args.compile:
+            raise UserError("--precision bf16 and --compile have no meaning for the figure 'flow': leave them out")
+        return draw_flow(model, args)
     if not isinstance(model, ImageDiffusion):
         raise UserError(f"{args.model!r} draws nothing: its class is {type(model).__name__}")
     if model.num_classes and model.null_labels is None:
@@ -67,6 +79,17 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"output": str(args.output), "points": numbers}, indent=2))
     else:
         print(f"wrote {args.output}")
+    return 0
+
+
+def draw_flow(model: "Flow", args: argparse.Namespace) -> int:
+    """The animation of a flow's card."""
+    from commands.flow_pictures import write_animation
+
+    if not model.image_shape and model.dims != 2:
+        raise UserError(f"{args.model!r} is a density of {model.dims} dimensions: this figure is for 2, and for images")
+    write_animation(args.output, model, args.seed)
+    print(json.dumps({"output": str(args.output), "points": []}) if args.json else f"wrote {args.output}")
     return 0
 
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from datamodules import Densities
+    from datamodules.images import ImageDataModule
     from zoo.metrics.samples import FeatureFID
 
 JUDGE = {"digits": "classifier-digits"}  # data -> the model whose features the FID is taken in
-DATA = ("digits", "shapes")
+# as in `zoo.metrics.toys`, which brings in PyTorch: too slow for --help
+TOYS = ("moons", "circles", "rings", "pinwheel", "8gaussians", "checkerboard", "2spirals", "swissroll")
+DATA = ("digits", "shapes", *TOYS)
 DRAWS = 20  # sets of samples behind an FID
 
 
@@ -32,6 +36,13 @@ class Measurement(NamedTuple):
 
 
 Metrics = dict[str, Measurement]
+
+
+def load_data(name: str) -> "ImageDataModule | Densities":
+    """The data set of a name in DATA."""
+    from datamodules import Densities, Digits, Shapes
+
+    return Densities(name) if name in TOYS else {"digits": Digits, "shapes": Shapes}[name]()
 
 
 def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = None, **options: Any) -> "Tensor":

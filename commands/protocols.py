@@ -19,6 +19,7 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from datamodules import Densities
     from datamodules.images import ImageDataModule
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0)  # of guidance
@@ -41,7 +42,7 @@ NOISE = 0.01  # of the pictures that say how far a valid one may be from its nea
 Say = Callable[[str], None]
 
 
-def measure(model: Any, data: "ImageDataModule", *, full: bool, say: Say) -> Metrics:
+def measure(model: Any, data: "ImageDataModule | Densities", *, full: bool, say: Say) -> Metrics:
     """Every metric of a model by the protocol of its kind and data.
 
     `full` takes as many draws as a card states; else few enough for ten minutes on two cores.
@@ -49,8 +50,14 @@ def measure(model: Any, data: "ImageDataModule", *, full: bool, say: Say) -> Met
     Raises:
         UserError: if there is no protocol for such a model.
     """
-    from datamodules import Shapes
+    from commands.flow_protocols import measure_density, measure_flow_images
+    from datamodules import Densities, Shapes
+    from zoo.flows.model import Flow
 
+    if isinstance(data, Densities):
+        return measure_density(model, data, say)
+    if isinstance(model, Flow):
+        return measure_flow_images(model, data, full=full, say=say)
     kind = type(model).__name__
     if kind == "ImageClassifier":
         return measure_classifier(model, data, full=full, say=say)
@@ -233,7 +240,7 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: S
     from zoo.metrics.likelihood import bits_per_dim
 
     last = model.process.num_timesteps
-    metrics = _measure_samples(
+    metrics = measure_samples(
         model,
         data,
         {
@@ -279,10 +286,10 @@ def measure_score(model: Any, data: "ImageDataModule", *, full: bool, say: Say) 
         "heun18": ({"sampler": "heun", "steps": 18, "spacing": "karras"}, DRAWS),
         "dpm++2m-sde20": ({"sampler": "dpm++2m-sde", "steps": 20}, DRAWS),
     }
-    return {"flow_bits_per_dim": flow} | _measure_samples(model, data, sets, say)
+    return {"flow_bits_per_dim": flow} | measure_samples(model, data, sets, say)
 
 
-def _measure_samples(
+def measure_samples(
     model: Any, data: "ImageDataModule", sets: dict[str, tuple[dict[str, Any], int]], say: Say
 ) -> Metrics:
     """Quality and copying of sets of samples: name -> (options of `sample`, draws).

@@ -53,7 +53,7 @@ def shape_of(options: Mapping[str, Any]) -> tuple[int, ...]:
     image_shape, num_features = options["image_shape"], options.get("num_features")
     if (image_shape is None) == (num_features is None):
         raise UserError("give a density either model.image_shape or model.num_features: the data fills in its own")
-    if image_shape is None:
+    if num_features is not None:
         return (num_features,)
     if options["levels"] < 2:
         raise UserError(f"model.levels must be at least 2 for images, got {options['levels']}: the data fills it in")

@@ -40,6 +40,16 @@ def save_noisy_classifier(folder: Path, **changes) -> Path:
     return folder
 
 
+def save_flow(folder: Path, name: str, origin: dict | None = None, **arguments) -> Path:
+    """A model folder of a flow whose weights are random, so that it is not the identity."""
+    model = checkpoints.build(name, arguments)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    checkpoints.save(folder, name, arguments, model.state_dict(), ORIGIN | (origin or {}))
+    return folder
+
+
 class Payload:
     """Makes a folder when it is unpickled."""
 
@@ -79,6 +89,26 @@ def named(tmp_path_factory):
 def noisy_classifier(tmp_path_factory):
     """A classifier of noised images of 5 classes, which can guide the unconditional model."""
     return save_noisy_classifier(tmp_path_factory.mktemp("models") / "tiny-noisy")
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory):
+    """A flow of the plane; not to be changed."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-moons"
+    return save_flow(folder, "realnvp", {"data": "moons"}, shape=[2], couplings=3, hidden=4, linear=True)
+
+
+@pytest.fixture(scope="session")
+def space(tmp_path_factory):
+    """A flow of points of three columns and 4 classes."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-space"
+    return save_flow(folder, "nice", shape=[3], num_classes=4, hidden=4)
+
+
+@pytest.fixture(scope="session")
+def pixels(tmp_path_factory):
+    """A flow of digits."""
+    return save_flow(tmp_path_factory.mktemp("models") / "tiny-pixels", "nice", shape=[1, 8, 8], levels=17, hidden=4)
 
 
 @pytest.fixture(scope="session")

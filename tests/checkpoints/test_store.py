@@ -20,6 +20,9 @@ ARGUMENTS = {
     "image-diffusion": {"image_shape": [3, 8, 4], "channels": 4, "num_timesteps": 20, "num_classes": 5},
     "image-classifier": {"image_shape": [3, 8, 4], "num_classes": 7, "channels": 4, "num_features": 6},
     "noisy-classifier": {"image_shape": [3, 8, 4], "num_classes": 7, "channels": 4, "num_timesteps": 20},
+    "nice": {"shape": [3, 8, 4], "levels": 5, "hidden": 4},
+    "realnvp": {"shape": [3, 8, 4], "levels": 5, "hidden": 4, "actnorm": True, "linear": True, "coupling": "spline"},
+    "glow": {"shape": [3, 8, 4], "levels": 5, "num_classes": 5, "steps": 1, "channels": 4},
 }
 ORIGIN = {"seed": 1, "commit": "", "steps": 2}
 
@@ -63,9 +66,13 @@ def test_saved_and_loaded_is_bit_equal(name, tmp_path):
     assert loaded.state_dict().keys() == expected.keys()
     for key, weight in loaded.state_dict().items():
         torch.testing.assert_close(weight, expected[key], rtol=0, atol=0)
-    x = torch.randn(5, 3, 8, 4)
+    x = torch.rand(5, 3, 8, 4)  # dequantised, to a flow
     times = torch.arange(5) + 3
-    others = {"image-diffusion": (times, torch.arange(5)), "noisy-classifier": (times,)}.get(name, ())
+    others = {
+        "image-diffusion": (times, torch.arange(5)),
+        "noisy-classifier": (times,),
+        "glow": (torch.arange(5),),
+    }.get(name, ())
     torch.testing.assert_close(loaded(x, *others), model(x, *others), rtol=0, atol=0)
     assert checkpoints.verify(str(folder)) == 0
 

@@ -86,7 +86,7 @@ class Spline:
         return spline(z, self._parameters(raw), self.bound, inverse=True)
 
     def _parameters(self, raw: Tensor) -> Tensor:
-        return raw.unflatten(1, (-1, self.size)).movedim(2, -1)  # (B, d, ..., size)
+        return raw.unflatten(1, (self.size, -1)).movedim(1, 0).contiguous()  # (size, B, d, ...)
 
 
 class Coupling(nn.Module):

@@ -28,16 +28,16 @@ def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple
 
     Args:
         x: (...).
-        raw: unconstrained parameters (..., 3 K - 1) for K bins: widths, heights, derivatives. Zeros give the identity.
+        raw: unconstrained parameters (3 K - 1, ...) for K bins: widths, heights, derivatives. Zeros give the identity.
+            They come first because a softmax over a short last dimension is many times slower on a CPU.
         bound: b, half the length of the interval.
 
     Returns:
         y and log |dy/dx|, both (...).
     """
     inside = x.abs() <= bound
-    # a bin is half open, so that the bound itself lies in the last one
     x_in = x.clamp(-bound, bound)
-    x_k, width, y_k, height, d_k, d_next = _bin(x_in, raw, bound, inverse)
+    x_k, y_k, width, height, d_k, d_next = _bin(x_in, raw, bound, inverse)
     slope = height / width
     bend = d_k + d_next - 2 * slope
     if inverse:
@@ -49,10 +49,11 @@ def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple
         xi = (2 * c / (-b - (b * b - 4 * a * c).clamp(min=0).sqrt())).clamp(0, 1)
     else:
         xi = ((x_in - x_k) / width).clamp(0, 1)
-    between = xi * (1 - xi)
+    rest = 1 - xi
+    between = xi * rest
     below = slope + bend * between
-    log_derivative = 2 * slope.log() - 2 * below.log()
-    log_derivative = log_derivative + (d_next * xi * xi + 2 * slope * between + d_k * (1 - xi) ** 2).log()
+    share = slope / below
+    log_derivative = (share * share * (d_next * xi * xi + 2 * slope * between + d_k * rest * rest)).log()
     if inverse:
         y, log_derivative = x_k + xi * width, -log_derivative
     else:
@@ -60,18 +61,18 @@ def spline(x: Tensor, raw: Tensor, bound: float, inverse: bool = False) -> tuple
     return torch.where(inside, y, x), torch.where(inside, log_derivative, 0)
 
 
-def _bin(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> tuple[Tensor, ...]:
-    """x_k, w_k, y_k, h_k, d_k, d_{k+1} of the bin in which each x (each y, of the inverse) lies, all (...)."""
-    bins = (raw.shape[-1] + 1) // 3
-    shares = raw[..., : 2 * bins].unflatten(-1, (2, bins)).softmax(-1)
-    sizes = 2 * bound * (SMALLEST + (1 - SMALLEST * bins) * shares)  # (..., 2, K): widths, heights
-    knots = F.pad(sizes.cumsum(-1)[..., :-1], (1, 0)) - bound  # where bins start
-    searched = knots[..., int(inverse), 1:].detach()
-    k = (x[..., None] >= searched).sum(-1, keepdim=True)  # (..., 1) in 0 ... K - 1
-    both = k[..., None, :].expand(*k.shape[:-1], 2, 1)
-    x_k, y_k = knots.gather(-1, both).squeeze(-1).unbind(-1)
-    width, height = sizes.gather(-1, both).squeeze(-1).unbind(-1)
-    derivatives = F.pad(raw[..., 2 * bins :], (1, 1))  # 1 at both ends, to meet the identity outside
-    ends = derivatives.gather(-1, torch.cat([k, k + 1], -1))
-    d_k, d_next = (F.softplus(ends + UNIT) + SMALLEST).unbind(-1)
-    return x_k, width, y_k, height, d_k, d_next
+def _bin(x: Tensor, raw: Tensor, bound: float, inverse: bool) -> list[Tensor]:
+    """x_k, y_k, w_k, h_k, d_k, d_{k+1} of the bin in which each x (each y, of the inverse) lies, all (...)."""
+    bins = (len(raw) + 1) // 3
+    shares = raw[: 2 * bins].unflatten(0, (2, bins)).softmax(1)
+    sizes = 2 * bound * (SMALLEST + (1 - SMALLEST * bins) * shares)  # (2, K, ...): widths, heights
+    starts = sizes.cumsum(1) - sizes - bound
+    k = (x >= starts[int(inverse), 1:].detach()).sum(0, keepdim=True)  # (1, ...) in 0 ... K - 1
+    index = k.expand(2, 1, *x.shape)
+    zero = torch.zeros_like(raw[:1])  # derivative 1 at both ends, to meet the identity outside
+    derivatives = torch.cat([zero, raw[2 * bins :], zero]).gather(0, torch.cat([k, k + 1]))
+    return [
+        *starts.gather(1, index).squeeze(1).unbind(),
+        *sizes.gather(1, index).squeeze(1).unbind(),
+        *(F.softplus(derivatives + UNIT) + SMALLEST).unbind(),
+    ]

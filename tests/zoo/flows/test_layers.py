@@ -155,16 +155,16 @@ def test_what_is_no_permutation_is_refused(order):
 def test_a_spline_is_the_identity_outside_and_continuous():
     raw = torch.randn(3 * 6 - 1).double()
     x = torch.tensor([-9.0, -2.0 - 1e-9, -2.0, -2.0 + 1e-9, 2.0 - 1e-9, 2.0, 2.0 + 1e-9, 9.0]).double()
-    y, log_derivative = spline(x, raw.expand(8, -1), bound=2.0)
+    y, log_derivative = spline(x, raw[:, None].expand(-1, 8), bound=2.0)
     torch.testing.assert_close(y, x, rtol=0, atol=1e-8)  # 1e-9 times the slope near the ends
     torch.testing.assert_close(log_derivative, torch.zeros(8).double(), rtol=0, atol=1e-6)  # slope 1 at both ends
 
 
 @pytest.mark.parametrize("inverse", [False, True])
 def test_a_spline_rises_and_survives_extreme_parameters(inverse):
-    raw = 60 * torch.randn(4, 23)
+    raw = 60 * torch.randn(23, 4)
     x = torch.linspace(-3.5, 3.5, 701)
-    y, log_derivative = spline(x.expand(4, -1), raw[:, None].expand(-1, 701, -1), 3.0, inverse)
+    y, log_derivative = spline(x.expand(4, -1), raw[..., None].expand(-1, -1, 701), 3.0, inverse)
     assert bool(y.isfinite().all())
     assert bool(log_derivative.isfinite().all())
     assert bool((y.diff(dim=1) >= -1e-5).all())  # float32 on [-3, 3]

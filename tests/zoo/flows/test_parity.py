@@ -39,10 +39,10 @@ class Net(nn.Module):
 
 
 class SplineNet(Net):
-    """nflows has the derivative softplus(0) + 1e-3 at zero where ours is 1: the difference is a bias."""
+    """nflows wants each entry's parameters side by side, and its derivatives at zero are softplus(0) + 1e-3, ours 1."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        raw = self.net(x).unflatten(1, (-1, self.size))
+        raw = self.net(x).unflatten(1, (self.size, -1)).transpose(1, 2)
         return torch.cat([raw[..., : 2 * BINS], raw[..., 2 * BINS :] + UNIT], -1).flatten(1)
 
 
