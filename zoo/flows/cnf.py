@@ -1,6 +1,7 @@
 """The neural-ODE flow: x is carried along a velocity field, and its log-density changes by minus the divergence."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -116,7 +117,7 @@ class CNF(nn.Module):
             return self.field.velocity(t, state, context)
 
         points = [x]
-        for start, end in zip(times[:-1], times[1:], strict=True):
+        for start, end in pairwise(times):
             state, _ = self.solver.integrate(dynamics, points[-1].flatten(1), start, end)
             points.append(state.reshape(x.shape))
         return points
@@ -129,14 +130,14 @@ def flow_matching_loss(
     coupling: str = "independent",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """mean over D of |v(t, (1 - t) z + t x) - (x - z)|^2, one value a sample: least where v carries N(0, I) to the data.
+    """mean over D of |v(t, (1 - t) z + t x) - (x - z)|^2, a value a sample: least where v carries N(0, I) to the data.
 
     Times are stratified over the batch, t_i uniform in [i / B, (i + 1) / B): the same mean, less noise.
 
     Args:
         x: data in the field's coordinates (B, ...), in random order. context: (B, C).
-        coupling: which z belongs to an x: "independent", or "ot": the pairing within the batch that minimises the sum of
-            |x - z|^2, which straightens the paths. Given a context, "ot" bends what is learned, so it is refused.
+        coupling: which z belongs to an x: "independent", or "ot", the pairing within the batch of the least sum of
+            |x - z|^2: it straightens the paths. Given a context it would bend what is learned, so it is refused.
 
     References:
         Lipman et al. 2023, arXiv:2210.02747, eqs. 20 to 23 (sigma_min = 0); coupling: Tong et al. 2024,
@@ -163,6 +164,7 @@ def _assignment(x: Tensor, z: Tensor) -> Tensor:
 
 
 def check_trace(trace: str) -> str:
+    """The name of a trace, if it is one."""
     if trace not in TRACES:
         raise UserError(f"trace must be one of {', '.join(TRACES)}, got {trace!r}")
     return trace

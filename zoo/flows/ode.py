@@ -66,7 +66,11 @@ class Solver:
 
         count = Evaluations(dynamics, self)
         times = torch.tensor([start, end], dtype=y.dtype, device=y.device)
-        options = {"norm": _largest} if self.method in ADAPTIVE else {"grid_constructor": self._grid}
+        if self.method in ADAPTIVE:
+            # Else the last step runs over the end and is interpolated. Both signs, since the adjoint turns time round.
+            options = {"norm": _largest, "step_t": torch.cat([times, -times]).unique()}
+        else:
+            options = {"grid_constructor": self._grid}
         settings = {"atol": self.tolerance, "rtol": self.tolerance, "method": self.method, "options": options}
         try:
             if self.gradient == "adjoint":
@@ -94,7 +98,7 @@ class Evaluations:
     def __init__(self, dynamics: Dynamics, solver: Solver) -> None:
         self.dynamics, self.solver = dynamics, solver
         self.total = self.forward = 0
-        self.at: Tensor | float = math.nan
+        self.at = torch.tensor(math.nan)
 
     @property
     def backward(self) -> int:
@@ -109,10 +113,12 @@ class Evaluations:
 
     def failure(self, reason: str) -> UserError:
         solver = self.solver
-        goal = f"reach its tolerance {solver.tolerance:g}" if solver.method in ADAPTIVE else f"take {solver.steps} steps"
+        goal = (
+            f"reach its tolerance {solver.tolerance:g}" if solver.method in ADAPTIVE else f"take {solver.steps} steps"
+        )
         return UserError(
-            f"solver {solver.method!r} could not {goal}: {reason} at t = {float(self.at):.4g} after {self.total} "
-            f"evaluations of the velocity; raise tolerance or max_evaluations, take a fixed-step solver, or train a "
+            f"solver {solver.method!r} could not {goal}: {reason} at t = {float(self.at.detach()):.4g} "
+            f"after {self.total} evaluations of the velocity; raise tolerance or max_evaluations, take a fixed-step solver, or train a "
             "smoother field (kinetic and Jacobian regularisation)"
         )
 

@@ -41,7 +41,7 @@ class Change(NamedTuple):
 
 
 class VelocityMLP(nn.Module):
-    """v(t, x) = W h_L + b + alpha(t) * x + beta(t),   h_l = phi((W_l h_{l-1} + b_l) * (1 + g_l(t)) + s_l(t)),   h_0 = x.
+    """v(t, x) = W h_L + b + alpha(t) x + beta(t),   h_l = phi((W_l h_{l-1} + b_l) (1 + g_l(t)) + s_l(t)),   h_0 = x.
 
     Gates g, shifts s, alpha and beta are linear in the features cos(pi k t), k = 0 ... `frequencies` - 1, and in the
     context. At first v = 0. Where data is Gaussian, the term alpha(t) x is the whole of the velocity.
@@ -120,7 +120,8 @@ class VelocityMLP(nn.Module):
             tangent = self._carry(F.linear(probe, self.layers[0].weight), slopes)
             product = torch.addcmul(F.linear(tangent, self.head.weight), scale, probe)
         if not exact:
-            assert probe is not None and product is not None
+            assert probe is not None
+            assert product is not None
             return Change(v, (probe * product).sum(-1), product)
         return Change(v, self._trace(slopes) + scale.sum(-1), product)
 
