@@ -25,13 +25,18 @@ from checkpoints.whole import made_whole
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
+from zoo.flows import builders
+from zoo.flows.model import Flow
 from zoo.nn.classifier import ImageClassifier
 
 # What a config.json may name. A name from a file is looked up here and never imported.
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "glow": builders.glow,
     "image-classifier": ImageClassifier,
     "image-diffusion": ImageDiffusion,
+    "nice": builders.nice,
     "noisy-classifier": NoisyClassifier,
+    "realnvp": builders.realnvp,
 }
 LARGEST = 1_000_000  # no size in a config.json is larger
 MOST_WEIGHTS = 10_000  # tensors in a model
@@ -148,6 +153,9 @@ def save(
 def reference(model: nn.Module) -> dict[str, Tensor]:
     """A fixed input and the model's output for it."""
     generator = torch.Generator().manual_seed(0)
+    if isinstance(model, Flow):
+        inputs = _in_the_domain(model, generator)
+        return inputs | {"output": _call(model, inputs)}
     x = torch.randn((2, *model.image_shape), generator=generator)  # type: ignore[misc]
     inputs: dict[str, Tensor] = {"x": x}
     if isinstance(model, ImageDiffusion | NoisyClassifier):
@@ -156,6 +164,14 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(model, ImageDiffusion) and model.num_classes:
             inputs["labels"] = torch.tensor([[0] * len(model.num_classes), [n - 1 for n in model.num_classes]])
     return inputs | {"output": _call(model, inputs)}
+
+
+def _in_the_domain(flow: Flow, generator: torch.Generator) -> dict[str, Tensor]:
+    """Two inputs of a density: points that it draws itself, or dequantised images."""
+    labels = {"labels": torch.tensor([0, flow.num_classes - 1])} if flow.num_classes else {}
+    if flow.levels:
+        return {"x": torch.rand((2, *flow.shape), generator=generator)} | labels
+    return {"x": flow.sample(2, generator=generator, **labels)} | labels
 
 
 def verify(model: str) -> float:
