@@ -1,6 +1,6 @@
 """The neural-ODE flow: x is carried along a velocity field, and its log-density changes by minus the divergence."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -110,15 +110,19 @@ class CNF(nn.Module):
         # backwards in time the integrals come out negative
         return Transported(moved, ladj, count, state[:, dims + 1].abs(), state[:, dims + 2].abs())
 
-    def path(self, x: Tensor, times: Sequence[float], context: Tensor | None = None) -> list[Tensor]:
-        """The points x (B, ...) of the first of `times` at each of them; without densities, so cheaper."""
+    @torch.no_grad()
+    def path(self, x: Tensor, context: Tensor | None = None, inverse: bool = False, frames: int = 16) -> list[Tensor]:
+        """x and where it is at `frames` later times, evenly spaced: from data to noise, or back with `inverse`."""
 
         def dynamics(t: Tensor, state: Tensor) -> Tensor:
             return self.field.velocity(t, state, context)
 
+        start, end = (NOISE, DATA) if inverse else (DATA, NOISE)
+        times = torch.linspace(start, end, frames + 1, dtype=torch.float64).tolist()
+        solver = replace(self.solver, steps=-(-self.solver.steps // frames), gradient="backprop")
         points = [x]
-        for start, end in pairwise(times):
-            state, _ = self.solver.integrate(dynamics, points[-1].flatten(1), start, end)
+        for before, after in pairwise(times):
+            state, _ = solver.integrate(dynamics, points[-1].flatten(1), before, after)
             points.append(state.reshape(x.shape))
         return points
 

@@ -112,14 +112,14 @@ class Evaluations:
         return self.dynamics(t, y)
 
     def failure(self, reason: str) -> UserError:
-        solver = self.solver
+        solver, t = self.solver, float(self.at.detach())
         goal = (
             f"reach its tolerance {solver.tolerance:g}" if solver.method in ADAPTIVE else f"take {solver.steps} steps"
         )
         return UserError(
-            f"solver {solver.method!r} could not {goal}: {reason} at t = {float(self.at.detach()):.4g} "
-            f"after {self.total} evaluations of the velocity; raise tolerance or max_evaluations, take a fixed-step solver, or train a "
-            "smoother field (kinetic and Jacobian regularisation)"
+            f"solver {solver.method!r} could not {goal}: {reason} at t = {t:.4g} after {self.total} "
+            "evaluations of the velocity; raise the tolerance or max_evaluations, or train a smoother field: "
+            "kinetic and Jacobian regularisation, weight decay"
         )
 
 

@@ -286,10 +286,12 @@ def test_flow_matching_learns_a_shifted_gaussian():
 
 def test_path_ends_where_transport_does():
     cnf, x = CNF(field(), TIGHT), points(BATCH, 1, DIMS)
-    path = cnf.path(x, [0.0, 0.25, 0.6, 1.0])
-    assert len(path) == 4
-    assert path[0] is x
-    torch.testing.assert_close(path[-1], cnf.inverse(x)[0], rtol=1e-8, atol=1e-8)
+    for inverse in (False, True):
+        path = cnf.path(x, inverse=inverse, frames=4)
+        assert len(path) == 5
+        assert path[0] is x
+        end = (cnf.inverse if inverse else cnf)(x)[0]
+        torch.testing.assert_close(path[-1], end, rtol=1e-7, atol=1e-7)  # two solves at 1e-9
 
 
 def test_parity_with_torchdiffeqs_own_cnf():
