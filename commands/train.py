@@ -42,7 +42,7 @@ from lightning_modules.checkpoint_io import WholeFileIO
 from zoo.errors import UserError, one_line
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
-SIZES = ("image_shape", "num_classes")  # what a model takes from its data
+SIZES = ("image_shape", "num_features", "levels", "num_classes")  # what a model takes from its data
 NEEDED = {  # what a verb calls of the model and of its data
     "fit": ("training_step", "train_dataloader"),
     "validate": ("validation_step", "val_dataloader"),

@@ -9,10 +9,12 @@ import torch
 
 from commands.main import main
 from datamodules import Digits
-from lightning_modules import DDPM, ClassifierFree
+from lightning_modules import DDPM, ClassifierFree, RealNVP
 from zoo.diffusion.model import ImageDiffusion
+from zoo.flows.model import Flow
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
+TINY_FLOW = str(Path(__file__).with_name("tiny_flow.yaml"))
 
 # a server that has imported everything and done nothing: its processes start at once, and never inherit a thread
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -20,11 +22,15 @@ PROCESSES.set_forkserver_preload([__name__])
 
 
 def run(verb: str, folder: Path, *options: object) -> int:
-    """One verb of the Trainer in this process, with tiny.yaml and `folder` as its run folder; the exit status."""
+    """One verb of the Trainer in this process, with `folder` as its run folder; the exit status.
+
+    The config is tiny.yaml, unless `options` name another.
+    """
     before = sys.argv
     sys.argv = ["cli.py"]
+    config = [] if "--config" in options else ["--config", TINY]
     try:
-        return main([verb, "--config", TINY, "--trainer.default_root_dir", str(folder), *map(str, options)])
+        return main([verb, *config, "--trainer.default_root_dir", str(folder), *map(str, options)])
     finally:
         sys.argv = before
 
@@ -96,7 +102,8 @@ def run_in_ranks(folder: Path, commands: list[list[object]], port: int) -> list[
     """Runs each command in two processes together, as Lightning's launcher would start them.
 
     Returns:
-        For each rank what its training steps saw: "images", "noise", "labels", and the raw "weights" after the last.
+        For each rank what its training steps saw: "images" (or points), "noise", "labels", and the raw "weights" after
+        the last.
     """
     ranks = [
         PROCESSES.Process(target=_run_as_rank, args=(rank, folder, commands, port), daemon=True) for rank in range(2)
@@ -123,11 +130,19 @@ def _run_as_rank(rank, folder, commands, port):
             seen["labels"].append(labels)
         return original(self, x0, t, noise, labels)
 
+    original_log_prob = Flow.log_prob
+
+    def log_prob(self, x, labels=None):
+        if self.training:
+            seen["images"].append(x)
+        return original_log_prob(self, x, labels)
+
     def on_train_batch_end(self, *_):
         seen["weights"] = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
 
-    ImageDiffusion.loss = loss
+    ImageDiffusion.loss, Flow.log_prob = loss, log_prob
     DDPM.on_train_batch_end = ClassifierFree.on_train_batch_end = on_train_batch_end
+    RealNVP.on_train_batch_end = on_train_batch_end
     for command in commands:
         status = run(*command)
         if status:
