@@ -55,7 +55,6 @@ class CNF(L.LightningModule):
         weight_decay: of AdamW.
         warmup_steps: steps over which the learning rate rises from 0, in each part.
         pretrained: a MODEL (shipped name or folder) to start from; its architecture must be the one given here.
-        compile: whether to run the flow through `torch.compile`.
 
     References:
         Grathwohl et al. 2019, arXiv:1810.01367; Lipman et al. 2023, arXiv:2210.02747; Finlay et al. 2020,
@@ -94,13 +93,12 @@ class CNF(L.LightningModule):
         weight_decay: float = 0.0,
         warmup_steps: int = 20,
         pretrained: str | None = None,
-        compile: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         check_options(self.hparams)
         _check(self.hparams)
-        model, self.arguments = likelihood.build(NAME, cnf, self.hparams)
+        model, self.arguments = likelihood.build(NAME, cnf, {**self.hparams, "compile": False})
         assert isinstance(model, ContinuousFlow)
         self.model = model
         self.model.cnf.training_solver = Solver(

@@ -24,7 +24,7 @@ class ContinuousFlow(Flow):
 
     @property
     def cnf(self) -> CNF:
-        return self.bijection.bijections[self._before]  # type: ignore[union-attr, index, return-value]
+        return self.bijection.bijections[self._before]  # type: ignore[index, return-value]
 
     def flow_matching_loss(
         self,
@@ -45,10 +45,11 @@ class ContinuousFlow(Flow):
         jacobian: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Evaluations]:
-        """-log p / D + kinetic * int |v|^2 dt / D + jacobian * int |dv/dx|_F^2 dt / D, (B,), and the solve's evaluations.
+        """(-log p + kinetic * int |v|^2 dt + jacobian * int |dv/dx|_F^2 dt) / D, (B,), and the solve's evaluations.
 
         Args:
-            x, labels: as in `log_prob`. generator: of the random signs of a Hutchinson trace and of the Jacobian's norm.
+            x, labels: as in `log_prob`.
+            generator: of the random signs behind a Hutchinson trace and the Jacobian's norm.
 
         References:
             Finlay et al. 2020, arXiv:2002.02798, eq. 9.
@@ -64,7 +65,7 @@ class ContinuousFlow(Flow):
 
     def _to_field(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, *shape) in the field's coordinates (B, D), and the log-determinant of getting there (B,)."""
-        layers: list[nn.Module] = list(self.bijection.bijections)[: self._before]  # type: ignore[union-attr, arg-type]
+        layers: list[nn.Module] = list(self.bijection.bijections)[: self._before]  # type: ignore[arg-type]
         return Chain(layers)(x.to(self.like))
 
 

@@ -1,7 +1,7 @@
 """Velocity fields v(t, x) with their divergence, computed forwards in one pass instead of by a differentiation each."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ class VelocityMLP(nn.Module):
         Grathwohl et al. 2019, arXiv:1810.01367 (gates and shifts by time: its "concatsquash" layers, appendix B.1).
     """
 
+    phases: Tensor
+
     def __init__(
         self,
         dims: int,
@@ -80,7 +82,7 @@ class VelocityMLP(nn.Module):
         if not 0 <= dropout < 1:
             raise UserError(f"dropout must be at least 0 and below 1, got {dropout!r}")
         self.dims, self.depth, self.activation, self.dropout = dims, depth, activation, dropout
-        self.layers = nn.ModuleList(nn.Linear(dims if i == 0 else hidden, hidden) for i in range(depth))
+        self.layers: Any = nn.ModuleList(nn.Linear(dims if i == 0 else hidden, hidden) for i in range(depth))
         self.head = nn.Linear(hidden, dims)
         self.modulation = nn.Linear(frequencies + context, 2 * depth * hidden + 2 * dims)
         for layer in (self.head, self.modulation):
@@ -146,13 +148,13 @@ class VelocityMLP(nn.Module):
     def _carry(self, tangents: Tensor, slopes: list[Tensor]) -> Tensor:
         """Tangents of the first layer's input (..., B, H), times W_1, become those of h_L."""
         tangents = tangents * slopes[0]
-        for layer, slope in zip(list(self.layers)[1:], slopes[1:], strict=True):
+        for layer, slope in zip(self.layers[1:], slopes[1:], strict=True):
             tangents = F.linear(tangents, layer.weight) * slope
         return tangents
 
     def _trace(self, slopes: list[Tensor]) -> Tensor:
         """Trace of W diag(d_L) W_L ... diag(d_1) W_1, (B,)."""
-        inner = self.layers[0].weight  # (H, D)
+        inner: Tensor = self.layers[0].weight  # (H, D)
         if self.depth == 1:
             return slopes[0] @ (inner * self.head.weight.T).sum(1)
         if self.depth == 2:
