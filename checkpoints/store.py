@@ -26,11 +26,13 @@ from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
 from zoo.flows import builders
+from zoo.flows.cnf_model import cnf
 from zoo.flows.model import Flow
 from zoo.nn.classifier import ImageClassifier
 
 # What a config.json may name. A name from a file is looked up here and never imported.
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnf": cnf,
     "glow": builders.glow,
     "image-classifier": ImageClassifier,
     "image-diffusion": ImageDiffusion,

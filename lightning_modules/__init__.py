@@ -3,6 +3,7 @@
 from lightning_modules.classifier import Classifier
 from lightning_modules.classifier_free import ClassifierFree
 from lightning_modules.classifier_guidance import ClassifierGuidance
+from lightning_modules.cnf import CNF
 from lightning_modules.ddim import DDIM
 from lightning_modules.ddpm import DDPM
 from lightning_modules.glow import Glow
@@ -11,6 +12,7 @@ from lightning_modules.realnvp import RealNVP
 from lightning_modules.score_matching import ScoreMatching
 
 __all__ = [
+    "CNF",
     "DDIM",
     "DDPM",
     "NICE",
