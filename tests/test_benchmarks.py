@@ -171,7 +171,8 @@ def test_the_exact_likelihood_is_that_of_an_exact_trace():
     torch.testing.assert_close(half, exact, rtol=2e-4, atol=0)
 
 
-def test_the_likelihood_is_compared_image_by_image(tmp_path):
+def test_the_likelihood_is_compared_image_by_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(likelihood, "LIKELIHOOD_STEPS", 3)
     small = {"image_shape": [1, 8, 8], "channel_multipliers": [1], "attention_levels": []}
     folder = save_diffusion(tmp_path / "model", schedule="ve", parameterization="eps", **small)
     found = likelihood.measure(str(folder), images=3, points=4, draws=2)
