@@ -8,12 +8,11 @@ on two cores; --full uses the card's own numbers. Exit status 1 if a metric does
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
-from commands.measures import DATA, Metrics
+from commands.measures import DATA, Metrics, say
 from commands.options import add_device, add_speed, choose_device, speed_up
 from commands.protocols import measure
 from zoo.errors import UserError
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.model!r} is for images {model.image_shape}, but those of {data_name} are {data.image_shape}"
         )
     speed_up(getattr(model, "network", model), device, args.precision, args.compile)
-    metrics = measure(model, data, full=args.full or args.update, say=_say)
+    metrics = measure(model, data, full=args.full or args.update, say=say)
     if args.update:
         from commands.card import write_card
 
@@ -108,8 +107,3 @@ def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as
             verdict = "ok" if row["ok"] else "OUTSIDE"
             print(f"{metric:<34}{row['card']:>10.4f}{row['now']:>10.4f}{row['tolerance']:>11.4f}  {verdict}")
     return 0 if all(row["ok"] for row in answer.values()) else 1
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     model = checkpoints.load(args.model, device)
     if not isinstance(model, ImageDiffusion):
-        raise UserError(f"{args.model!r} does not draw images: it is a {type(model).__name__}")
+        raise UserError(f"{args.model!r} does not draw images: its class is {type(model).__name__}")
     if args.eta and args.sampler != "ddim":
         raise UserError(f"--eta {args.eta} has no meaning for --sampler {args.sampler}: it belongs to ddim")
     if args.output.suffix.lower() == ".png" and model.image_shape[0] not in (1, 3):
@@ -170,7 +170,7 @@ def _classifier(name: str | None, device: str) -> Any:
 
     classifier = checkpoints.load(name, device)
     if not isinstance(classifier, NoisyClassifier):
-        raise UserError(f"--classifier {name!r} does not read noised images: it is a {type(classifier).__name__}")
+        raise UserError(f"--classifier {name!r} does not read noised images: its class is {type(classifier).__name__}")
     return classifier
 
 
