@@ -8,12 +8,11 @@ on two cores; --full uses the card's own numbers. Exit status 1 if a metric does
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
-from commands.measures import DATA, Metrics, load_data
+from commands.measures import DATA, Metrics, load_data, say
 from commands.options import add_device, add_speed, choose_device, speed_up
 from commands.protocols import measure
 from zoo.errors import UserError
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError("--precision bf16 and --compile are for diffusion models: a likelihood is taken in fp32")
     else:
         speed_up(getattr(model, "network", model), device, args.precision, args.compile)
-    metrics = measure(model, data, full=args.full or args.update, say=_say)
+    metrics = measure(model, data, full=args.full or args.update, say=say)
     if args.update:
         from commands.card import write_card
 
@@ -114,8 +113,3 @@ def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as
             verdict = "ok" if row["ok"] else "OUTSIDE"
             print(f"{metric:<34}{row['card']:>10.4f}{row['now']:>10.4f}{row['tolerance']:>11.4f}  {verdict}")
     return 0 if all(row["ok"] for row in answer.values()) else 1
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """A measured number, and what the protocols share."""
 
 import math
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +46,55 @@ def load_data(name: str) -> "ImageDataModule | Densities":
     return Densities(name) if name in TOYS else {"digits": Digits, "shapes": Shapes}[name]()
 
 
+class Scores(NamedTuple):
+    """What a judge finds in one set of samples; distances are medians to the nearest training image."""
+
+    fid: float
+    nearest: float
+    precision: float
+    recall: float
+    read: list[float]  # for each sample 1 if it reads as the label asked for, else 0; empty if none was
+
+
+class Judge:
+    """The classifier in whose features samples are compared with the test images of its data.
+
+    Attributes:
+        name: of the shipped model.
+        test, labels: the test split.
+        baseline: the FID of as many training images, drawn `DRAWS` times. base: its mean.
+        unseen: the median distance of a test image to its nearest training image.
+    """
+
+    def __init__(self, data: "ImageDataModule") -> None:
+        import torch
+
+        import checkpoints
+        from zoo.metrics.samples import FeatureFID, nearest_distances
+
+        self.name = JUDGE[type(data).__name__.lower()]
+        self._model: Any = None  # no module to mypy, which knows nothing of the classifier's own methods
+        self._model = checkpoints.load(self.name)
+        self._train, self.test, self.labels = data.images("train"), data.images("test"), data.labels("test")
+        self._fid = FeatureFID(self._model, self.test)
+        self.baseline = fid_of_training_images(self._fid, self._train, len(self.test))
+        self.base = mean(self.baseline)
+        self.unseen = nearest_distances(self.test, self._train).median().item()
+        with torch.inference_mode():
+            self._features = self._model.features(self.test)
+
+    def __call__(self, samples: "Tensor", labels: "Tensor | None" = None) -> Scores:
+        import torch
+
+        from zoo.metrics.samples import nearest_distances, precision_recall
+
+        with torch.inference_mode():
+            features = self._model.features(samples)
+            read = [] if labels is None else (self._model.to_logits(features).argmax(1) == labels).double().tolist()
+        nearest = nearest_distances(samples, self._train).median().item()
+        return Scores(self._fid(samples), nearest, *precision_recall(self._features, features), read)
+
+
 def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = None, **options: Any) -> "Tensor":
     """(count, C, H, W) on the CPU, by default in 50 DDIM steps."""
     import torch
@@ -77,3 +127,9 @@ def fid_of_training_images(fid: "FeatureFID", train: "Tensor", count: int) -> li
 
 def mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+def say(text: str) -> None:
+    """Progress: one line on standard error that each next one replaces; silent when that is not a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(model, Flow):
         return draw_from_flow(args, model, device)
     if not isinstance(model, ImageDiffusion):
-        raise UserError(f"{args.model!r} does not draw images: it is a {type(model).__name__}")
+        raise UserError(f"{args.model!r} does not draw images: its class is {type(model).__name__}")
     if args.temperature != 1:
         raise UserError(f"--temperature {args.temperature:g} has no meaning for {args.model!r}: it belongs to flows")
     if args.eta and args.sampler != "ddim":
@@ -250,7 +250,7 @@ def _classifier(name: str | None, device: str) -> Any:
 
     classifier = checkpoints.load(name, device)
     if not isinstance(classifier, NoisyClassifier):
-        raise UserError(f"--classifier {name!r} does not read noised images: it is a {type(classifier).__name__}")
+        raise UserError(f"--classifier {name!r} does not read noised images: its class is {type(classifier).__name__}")
     return classifier
 
 

@@ -42,7 +42,7 @@ class CNF(L.LightningModule):
         steps: of a fixed-step solver.
         trace: "exact" or "hutchinson".
         max_evaluations: of the field, after which a solve is given up.
-        alpha: images pass through logit(alpha + (1 - 2 alpha) y).
+        alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
         flow_matching_steps: steps of flow matching before likelihood; by default all of the run, 0 for none.
         coupling: of noise and data in flow matching: "independent" or "ot".
         training_solver: of steps of likelihood. training_steps: of it, if its steps are fixed.
@@ -78,7 +78,7 @@ class CNF(L.LightningModule):
         steps: int = 16,
         trace: str = "exact",
         max_evaluations: int = 5_000,
-        alpha: float = 0.05,
+        alpha: float = 1e-3,
         flow_matching_steps: int | None = None,
         coupling: str = "independent",
         training_solver: str = "rk4",
@@ -108,7 +108,7 @@ class CNF(L.LightningModule):
         self._solve: Evaluations | None = None
 
     def on_fit_start(self) -> None:
-        likelihood.standardise(self)
+        likelihood.prepare(self)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, labels = batch
@@ -142,14 +142,9 @@ class CNF(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with a learning rate for each part, which rises and falls by itself."""
-        options = {name: self.hparams[name] for name in ("learning_rate", "weight_decay")}
-        found = adamw(self, **options, warmup_steps=self.hparams["warmup_steps"])
+        found = adamw(self)
         total = float(self.trainer.estimated_stepping_batches)
         cosine = self.hparams["learning_rate_schedule"] == "cosine"
-        if cosine and not math.isfinite(total):
-            raise UserError(
-                "model.learning_rate_schedule 'cosine' needs an end: set trainer.max_epochs or trainer.max_steps"
-            )
         switch = total if self.hparams["flow_matching_steps"] is None else self.hparams["flow_matching_steps"]
         ratio = self.hparams["likelihood_learning_rate"] / self.hparams["learning_rate"]
 

@@ -15,7 +15,6 @@ from zoo.flows.dequantise import dequantise
 from zoo.flows.model import Flow
 from zoo.metrics.likelihood import bits_per_dim
 
-OPTIMIZER = ("learning_rate", "weight_decay", "warmup_steps", "learning_rate_schedule")
 DRAWS = 32  # of the noise behind the importance estimate of a test image
 
 

@@ -80,7 +80,7 @@ class NICE(L.LightningModule):
         likelihood.test_step(self, batch, batch_idx)
 
     def configure_optimizers(self) -> Any:
-        return adamw(self, **{name: self.hparams[name] for name in likelihood.OPTIMIZER})
+        return adamw(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments

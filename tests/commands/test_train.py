@@ -5,7 +5,6 @@ import pickle
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ import datamodules
 import lightning_modules
 from commands.main import main
 from tests.runs import (
+    DDP,
     TINY,
     assert_same_run,
     digits_batches,
@@ -229,8 +229,6 @@ def test_ctrl_c_leaves_the_handler_of_the_caller_alone(resumable):
 
 # several processes --------------------------------------------------------------------------------------------------
 
-DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--model.augmentation", 0)
-
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
@@ -251,15 +249,12 @@ def ranks(tmp_path_factory, straight):
     folder = tmp_path_factory.mktemp("ddp")
     model = folder / "model"
     assert main(["export", str(straight / "last.ckpt"), str(model)]) == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     commands = [
         ["fit", folder / "run", *DDP, "--trainer.max_epochs", 1],
         ["fit", folder / "run", *DDP, "--ckpt_path", folder / "run" / "last.ckpt"],
         ["predict", folder / "run", *DDP[:4], *predict_options(model)],
     ]
-    return folder, run_in_ranks(folder, commands, port)
+    return folder, run_in_ranks(folder, *commands)
 
 
 def predict_options(model):

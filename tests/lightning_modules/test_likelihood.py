@@ -1,6 +1,5 @@
 import csv
 import math
-import socket
 from types import SimpleNamespace
 
 import pytest
@@ -200,11 +199,8 @@ def test_the_test_verb_scores_a_checkpoint(straight, capsys):
 
 
 def test_two_processes_share_the_points_and_end_with_equal_weights(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     options = ["--config", TINY_FLOW, "--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_epochs", 1]
-    first, second = run_in_ranks(tmp_path, [["fit", tmp_path / "run", *options]], port)
+    first, second = run_in_ranks(tmp_path, ["fit", tmp_path / "run", *options])
     loader = Densities("8gaussians", num_train=100, batch_size=12, batches_per_epoch=7).train_dataloader()
     for one, two, (both, _) in zip(first["images"], second["images"], loader, strict=True):
         assert torch.equal(torch.cat([one, two]), both), "the halves of what one process would read"

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from zoo.flows.chain import Chain
 from zoo.flows.cnf import CNF, DATA, NOISE, flow_matching_loss
-from zoo.flows.layers import Flatten, Logit, Standardise
+from zoo.flows.layers import Flatten, Standardise
+from zoo.flows.marginals import Marginals, Probit
 from zoo.flows.model import Flow
 from zoo.flows.ode import Evaluations, Solver
 from zoo.flows.velocity import VelocityMLP
@@ -83,9 +84,9 @@ def cnf(
     steps: int = 16,
     trace: str = "exact",
     max_evaluations: int = 5_000,
-    alpha: float = 0.05,
+    alpha: float = 1e-3,
 ) -> ContinuousFlow:
-    """Points standardised, or images through a logit, carried to noise along a field; exact densities by default.
+    """Points standardised, or images through their pixels' histograms, carried to noise along a field.
 
     Args:
         shape: (D,), or of images (C, H, W), which are flattened.
@@ -94,13 +95,16 @@ def cnf(
             exact trace costs one more product whatever D is.
         solver, tolerance, steps, max_evaluations: see `zoo.flows.ode.Solver`.
         trace: "exact" or "hutchinson"; see `CNF`.
-        alpha: see `Logit`.
+        alpha: of images, see `zoo.flows.marginals`.
 
     References:
         Grathwohl et al. 2019, FFJORD, arXiv:1810.01367.
     """
     field = VelocityMLP(math.prod(shape), hidden, depth, num_classes, activation, dropout, frequencies)
-    layers: list[nn.Module] = [Logit(alpha) if levels else Standardise(shape)]
+    layers: list[nn.Module] = [Standardise(shape)]
+    if levels:
+        # flow matching would gain by histograms that bring all images together, so these keep what they start with
+        layers = [Marginals(shape, levels).requires_grad_(False), Probit(alpha)]
     layers += [Flatten(shape)] * (len(shape) > 1)
     flow = CNF(field, Solver(solver, tolerance, steps, max_evaluations=max_evaluations), trace)
     return ContinuousFlow(shape, layers, flow, levels, num_classes)
