@@ -46,8 +46,8 @@ class CNF(L.LightningModule):
         flow_matching_steps: steps of flow matching before likelihood; by default all of the run, 0 for none.
         coupling: of noise and data in flow matching: "independent" or "ot".
         training_solver: of steps of likelihood.
-        training_steps: of it, if its steps are fixed. Too few, and it learns to gain by their error: compare "train/loss"
-            with "val/loss", whose solver is `solver`.
+        training_steps: of it, if its steps are fixed. With too few, training learns to gain by their error: compare
+            "train/loss" with "val/loss", whose solver is `solver`.
         training_trace: "exact" or "hutchinson".
         gradient: "backprop" through the solver's steps, or "adjoint" in constant memory.
         kinetic: weight of the integral of |v|^2 / D. jacobian: of |dv/dx|^2 / D. Both smooth the paths.
