@@ -45,7 +45,9 @@ class CNF(L.LightningModule):
         alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
         flow_matching_steps: steps of flow matching before likelihood; by default all of the run, 0 for none.
         coupling: of noise and data in flow matching: "independent" or "ot".
-        training_solver: of steps of likelihood. training_steps: of it, if its steps are fixed.
+        training_solver: of steps of likelihood.
+        training_steps: of it, if its steps are fixed. With too few, training learns to gain by their error: compare
+            "train/loss" with "val/loss", whose solver is `solver`.
         training_trace: "exact" or "hutchinson".
         gradient: "backprop" through the solver's steps, or "adjoint" in constant memory.
         kinetic: weight of the integral of |v|^2 / D. jacobian: of |dv/dx|^2 / D. Both smooth the paths.
@@ -82,13 +84,13 @@ class CNF(L.LightningModule):
         flow_matching_steps: int | None = None,
         coupling: str = "independent",
         training_solver: str = "rk4",
-        training_steps: int = 6,
+        training_steps: int = 10,
         training_trace: str = "exact",
         gradient: str = "backprop",
         kinetic: float = 0.0,
         jacobian: float = 0.0,
         learning_rate: float = 3e-3,
-        likelihood_learning_rate: float = 1e-3,
+        likelihood_learning_rate: float = 5e-4,
         learning_rate_schedule: str = "cosine",
         weight_decay: float = 0.0,
         warmup_steps: int = 20,
