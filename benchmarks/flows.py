@@ -111,14 +111,14 @@ def calls(side: Side, x: Tensor) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(depth: int, rounds: int, eager: bool) -> dict[str, Any]:
+def measure(names: list[str], depth: int, rounds: int, eager: bool) -> dict[str, Any]:
     """{costs, works: {work: {"side, variant": {times, compile_s}}}}."""
     torch.manual_seed(0)
     x = torch.randn(BATCH, DIMS)
     costs, works = {}, {work: {} for work in WORKS}
     compiling: dict[tuple[str, str], float] = {}
-    for name, build in SIDES.items():
-        side = build(depth)
+    for name in names:
+        side = SIDES[name](depth)
         costs[name] = cost(side)
         for variant in VARIANTS[: 1 if eager else 2]:
             if variant == "compiled":
@@ -142,6 +142,7 @@ def speed(args: argparse.Namespace) -> None:
     for depth in args.depths:
         for threads in args.threads:
             options = ["measure", "--depths", str(depth), "--rounds", str(args.rounds), *["--eager"] * args.eager]
+            options += ["--sides", *args.sides]
             with tempfile.TemporaryDirectory() as cache:
                 answer = child(["benchmarks.flows", *options], threads, cache)
             assert_equal(answer["costs"])
@@ -211,6 +212,7 @@ def _point(coupling: str, size: dict[str, int], rounds: int) -> dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "scaling", "measure"), help="measure: a part of speed, as JSON")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=[*SIDES])
     parser.add_argument("--depths", nargs="+", type=int, default=[1, 2], help="hidden layers of a conditioner")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
@@ -219,7 +221,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # the peers'
     if args.what == "measure":
-        print(json.dumps(measure(args.depths[0], args.rounds, args.eager)))
+        print(json.dumps(measure(args.sides, args.depths[0], args.rounds, args.eager)))
     else:
         (speed if args.what == "speed" else scaling)(args)
 

@@ -189,8 +189,8 @@ def test_options_have_defaults():
 
 def test_flows_of_equal_cost_train_and_sample():
     costs = {}
-    for name, build in flows.SIDES.items():
-        side = build(1)
+    for name, make in flows.SIDES.items():
+        side = make(1)
         costs[name] = flows.cost(side)
         works = flows.calls(side, torch.randn(5, flows.DIMS))
         before = [weight.clone() for weight in side.flow.parameters()]
