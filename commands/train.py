@@ -5,6 +5,7 @@ Only our packages, Lightning and torch.optim may be named in a config; a run nev
 
 import difflib
 import importlib.util
+import inspect
 import logging
 import os
 import sys
@@ -96,9 +97,24 @@ class CommandLine(LightningCLI):
             parser.link_arguments(
                 "data",
                 f"model.init_args.{name}",
-                compute_fn=lambda data, name=name: getattr(data, name, None),
+                compute_fn=lambda data, name=name: self._size_of(data, name),
                 apply_on="instantiate",
             )
+
+    def _size_of(self, data: L.LightningDataModule, name: str) -> Any:
+        """A size of the data, None if it has no such size and the model does not insist."""
+        size = getattr(data, name, None)
+        package, model = self._get_option("model").class_path.rsplit(".", 1)
+        signature = inspect.signature(getattr(importlib.import_module(package), model))
+        if (
+            size is None
+            and name in signature.parameters
+            and signature.parameters[name].default is inspect.Parameter.empty
+        ):
+            raise UserError(
+                f"{model} needs {name}, which {type(data).__name__} has not: name another model, or other data"
+            )
+        return size
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
