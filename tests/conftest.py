@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import checkpoints
-from checkpoints.catalogue import CARD, PICTURE, RESULTS, TRAINING
+from checkpoints.catalogue import ANIMATION, CARD, PICTURE, RESULTS, TRAINING
 from commands.main import main
 
 pytest_plugins = ["tests.hub_server"]
@@ -113,7 +113,7 @@ def pixels(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tiny, tmp_path_factory):
-    """The unconditional model as an author leaves it: with results, card, picture and training config."""
+    """The unconditional model as an author leaves it: with results, card, picture, clip and training config."""
     from checkpoints.card import render  # brings in huggingface_hub, which must find its environment set
 
     folder = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("finished") / "tiny-waves"))
@@ -122,6 +122,7 @@ def finished(tiny, tmp_path_factory):
     (folder / RESULTS).write_text(json.dumps(results))
     (folder / TRAINING).write_text("seed_everything: 7\n")
     Image.new("RGB", (8, 8)).save(folder / PICTURE)
+    Image.new("RGB", (8, 8)).save(folder / ANIMATION)
     (folder / CARD).write_text(render(folder))
     return folder
 

@@ -22,6 +22,7 @@ OPTIONS = {
     ],
     "evaluate": ["MODEL", "--json", "--full", "--update", "--data", "--device", "--precision", "--compile"],
     "export": ["CKPT", "DIR", "--json"],
+    "density": ["MODEL", "--input", "--output", "--labels", "--draws", "--seed", "--precision", "--json", "--device"],
     "download": ["MODEL", "--to"],
     "publish": ["MODEL", "--repo-id", "--private", "--dry-run"],
     "demo": ["--folder"],

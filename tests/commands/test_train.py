@@ -310,7 +310,7 @@ def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, co
         write_cifar10(tmp_path / datamodules.CIFAR10.folder, monkeypatch, each=8, test=4)
     elif data == "ImageFolder":
         write_pictures(tmp_path / "pictures", {"a": 12, "b": 8}, height=40, width=50)
-    if data == "Shapes":
+    if data == "Shapes" or data == "Densities":
         options += ["--data.num_train", 20]
     elif data not in ("Digits", "Latents"):
         options += ["--data.root", tmp_path / "pictures" if data == "ImageFolder" else tmp_path]
@@ -359,6 +359,10 @@ MISTAKES = {
     "--trainer.val_check_interval 0.0": "trainer.val_check_interval must be positive, got 0.0",
     "--save_every_n_epochs 0": "save_every_n_epochs must be at least 1, got 0",
     "--seed_everything -1": "seed_everything must be a whole number between 0 and 4294967295, got -1",
+    "--data Densities": "DDPM needs image_shape, which Densities has not: name another model",
+    "--data Densities --data.name moon --model RealNVP": "data.name must be one of moons",
+    "--model RealNVP --model.couplings two": "'couplings' of lightning_modules.RealNVP: Expected a <class 'int'>",
+    "--data Densities --model Glow": "Glow needs image_shape, which Densities has not",
     "--model.learning_rate 0": "model.learning_rate must be positive, got 0",
     "--model.weight_decay -0.5": "model.weight_decay must be at least 0, got -0.5",
     "--model.warmup_steps -1": "model.warmup_steps must be at least 0, got -1",
