@@ -195,6 +195,7 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         "## Use\n\n" + _use(config, model, data),
         "## Numbers\n\n" + _table(metrics),
         _judge(results),
+        _training_seeds(results),
         f"Measured by `{_plain(results['command'])}`; `lightning-zoo evaluate {model}` measures them again. "
         "The value is a mean over the stated sample size, with its standard error.",
         "## Training\n\n" + _training(config, folder.resolve().name),
@@ -249,6 +250,24 @@ def _judge(results: dict[str, Any]) -> str:
     return (
         f"The features are those of `{_plain(judge['name'])}`, which reads {100 * judge['test_accuracy']:.2f} % of the "
         "test images right. A feature-FID compares with another only under the same network, sample sizes and split."
+    )
+
+
+def _training_seeds(results: dict[str, Any]) -> str:
+    """What the same config gave from every training seed: the one that ships is the median."""
+    entry = results.get("by_training_seed")
+    if not entry:
+        return ""
+    values = {_plain(seed): _number(value) for seed, value in entry["values"].items()}
+    ordered, count = sorted(values.values()), len(values)
+    mean = sum(ordered) / count
+    spread = math.sqrt(sum((value - mean) ** 2 for value in ordered) / max(1, count - 1))
+    middle = ordered[count // 4 : count - count // 4]
+    each = ", ".join(f"seed {seed}: {value:.4f}" for seed, value in values.items())
+    return (
+        f"{count} training seeds, by the same protocol: {_plain(entry['metric'])} {mean:.4f} ± "
+        f"{spread / math.sqrt(count):.4f}, standard deviation {spread:.4f}, interquartile mean "
+        f"{sum(middle) / len(middle):.4f} ({each}). The median is the one here."
     )
 
 

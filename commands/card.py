@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 
 def write_card(
-    folder: Path, data: "ImageDataModule | Densities", data_name: str, metrics: "Metrics", options: list[str]
+    folder: Path,
+    data: "ImageDataModule | Densities",
+    data_name: str,
+    metrics: "Metrics",
+    options: list[str],
+    by_seed: dict[str, Any],
 ) -> None:
     """Writes the measured metrics of a model, its picture if it draws, its card, and for a shipped one its page.
 
-    `options` are those of `evaluate` that the metrics were measured with.
+    `options` are those of `evaluate` that the metrics were measured with; `by_seed` is empty, or {"metric", "values"}
+    of all training seeds.
 
     Everything is made in a folder beside and moved over at the end, so that numbers, picture and text agree.
     """
@@ -39,9 +45,11 @@ def write_card(
     name = folder.resolve().name
     results: dict[str, Any] = {
         "command": " ".join(["lightning-zoo evaluate", name, "--full", *options]),
-        "training_seeds": [config["origin"]["seed"]],
+        "training_seeds": [int(seed) for seed in by_seed["values"]] if by_seed else [config["origin"]["seed"]],
         "metrics": {name: measurement._asdict() for name, measurement in metrics.items()},
     }
+    if by_seed:
+        results["by_training_seed"] = by_seed
     try:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.resolve().parent) as beside:
             new = Path(beside) / name

@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--update", action="store_true", help="for authors: measure in full and write results.json, card and picture"
     )
     parser.add_argument("--data", choices=DATA, help="the data, for a model folder that does not say it")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        metavar="FOLDER",
+        help="with --update: model folders of the same config from all training seeds, for the card (densities)",
+    )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
     add_speed(parser)
@@ -45,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     missing = {"seed", "steps", "commit"} - origin.keys()
     if args.update and missing:
         raise UserError(f'{folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
+    if args.seeds and not args.update:
+        raise UserError("--seeds is for --update: it writes the card")
     card = {} if args.update else read_metrics(folder)
 
     import checkpoints
@@ -69,10 +77,35 @@ def run(args: argparse.Namespace) -> int:
         from commands.card import write_card
 
         options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
-        write_card(folder, data, data_name, metrics, options)
+        by_seed = measure_seeds(args.seeds, config, data, device) if args.seeds else {}
+        write_card(folder, data, data_name, metrics, options, by_seed)
         print(f"wrote {folder / RESULTS} and the card")
         return 0
     return _compare(name, card, metrics, as_json=args.json)
+
+
+def measure_seeds(folders: list[str], config: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
+    """{"metric", "values": {training seed: value}} of model folders of one config: their NLL less that of the truth.
+
+    Raises:
+        UserError: if a folder holds another model, two are of one seed, or the data has no known density.
+    """
+    import checkpoints
+    from commands.flow_protocols import scores
+    from datamodules import Densities
+
+    if not isinstance(data, Densities):
+        raise UserError("--seeds is for densities of the plane: other models are measured one by one")
+    values: dict[str, float] = {}
+    for name in folders:
+        other = read_json(find(name) / CONFIG)
+        if any(other.get(key) != config.get(key) for key in ("model", "arguments")):
+            raise UserError(f"--seeds {name!r} is not of the model that is measured: its class or arguments differ")
+        seed = str(other["origin"]["seed"])
+        if seed in values:
+            raise UserError(f"--seeds {name!r} is of training seed {seed}, as another folder is")
+        values[seed] = scores(checkpoints.load(name, device), data, say)[0].value  # type: ignore[arg-type]
+    return {"metric": "nll_minus_floor_nats", "values": values}
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

@@ -29,21 +29,10 @@ def measure_density(model: "Flow", data: "Densities", say: "Say") -> Metrics:
     """
     from commands.flow_pictures import in_batches
 
-    points, log_prob = data.points("test"), in_batches(model)
-    say("test points")
-    learned = log_prob(points).double()
+    log_prob = in_batches(model)
+    excess, nll = scores(model, data, say)
     evaluations = passes(model)
-    say("true density")
-    true = data.log_density(points)
-    how = f"{len(points)} test points of {data.density}"
-    metrics = {
-        "nll_minus_floor_nats": Measurement.of(
-            (true - learned).tolist(),
-            f"mean of log p_true - log p on {how}: an estimate of KL(p_true, p), which is NLL less the entropy "
-            f"{data.entropy:.4f}, paired by points",
-        ),
-        "nll_nats": Measurement.of((-learned).tolist(), f"mean of -log p on {how}"),
-    }
+    metrics = {"nll_minus_floor_nats": excess, "nll_nats": nll}
     say("integral")
     mass = integral(log_prob, data.mean, data.std)
     text = f"sum of p over {GRID} x {GRID} cells, {REACH:g} standard deviations of the data to each side of its mean"
@@ -53,6 +42,24 @@ def measure_density(model: "Flow", data: "Densities", say: "Say") -> Metrics:
             evaluations, 0.0, 1, "evaluations of the field that log p of the last 10,000 test points takes"
         )
     return metrics
+
+
+def scores(model: "Flow", data: "Densities", say: "Say") -> tuple[Measurement, Measurement]:
+    """NLL less that of the truth on the test points, and the NLL."""
+    from commands.flow_pictures import in_batches
+
+    points = data.points("test")
+    say("test points")
+    learned = in_batches(model)(points).double()
+    say("true density")
+    true = data.log_density(points)
+    how = f"{len(points)} test points of {data.density}"
+    excess = Measurement.of(
+        (true - learned).tolist(),
+        f"mean of log p_true - log p on {how}: an estimate of KL(p_true, p), which is NLL less the entropy "
+        f"{data.entropy:.4f}, paired by points",
+    )
+    return excess, Measurement.of((-learned).tolist(), f"mean of -log p on {how}")
 
 
 def integral(log_prob: "Callable[[Tensor], Tensor]", mean: "Tensor", std: "Tensor") -> float:

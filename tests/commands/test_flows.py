@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 import commands.flow_protocols
 import commands.sample
 from checkpoints import load
-from checkpoints.catalogue import ANIMATION, CARD, PICTURE, RESULTS
+from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS
 from commands.flow_pictures import around
 from commands.flow_protocols import independent_pixels, integral
 from datamodules import Densities, Digits
+from tests.conftest import save_flow
 from zoo.metrics.toys import log_density
 
 # drawing ------------------------------------------------------------------------------------------------------------
@@ -147,6 +148,34 @@ def test_a_card_of_the_plane_shows_densities_samples_and_the_flow(plane, copy, c
     changed["metrics"]["nll_nats"]["value"] += 1
     (folder / RESULTS).write_text(json.dumps(changed))
     assert command("evaluate", folder).status == 1
+
+
+def test_a_card_of_the_plane_states_all_training_seeds(plane, copy, command, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(Densities, "num_test", 300)
+    monkeypatch.setattr(commands.flow_protocols, "GRID", 50)
+    folder, others = copy(plane), []
+    arguments = json.loads((folder / CONFIG).read_text())["arguments"]
+    for seed in (3, 4, 5):
+        torch.manual_seed(seed)
+        origin = {"seed": seed, "steps": 1, "commit": "", "data": "moons"}
+        others.append(save_flow(tmp_path / str(seed), "realnvp", origin, **arguments))
+    assert command("evaluate", folder, "--update", "--seeds", *others).status == 0
+    results = json.loads((folder / RESULTS).read_text())
+    assert results["training_seeds"] == [3, 4, 5]
+    for other in others:  # the protocol is that of the model itself
+        assert command("evaluate", other, "--update").status == 0
+        own = json.loads((other / RESULTS).read_text())["metrics"]["nll_minus_floor_nats"]["value"]
+        assert results["by_training_seed"]["values"][other.name] == pytest.approx(own, abs=1e-6)
+    values = [*results["by_training_seed"]["values"].values()]
+    card = (folder / CARD).read_text()
+    assert f"3 training seeds, by the same protocol: nll_minus_floor_nats {sum(values) / 3:.4f} ±" in card
+    assert f"seed 4: {values[1]:.4f}" in card
+    assert "of training seed 3, as another folder is" in refused(
+        "evaluate", folder, "--update", "--seeds", others[0], others[0]
+    )
+    assert "--seeds is for --update" in refused("evaluate", folder, "--seeds", *others)
+    wider = save_flow(tmp_path / "wider", "realnvp", origin, **{**arguments, "hidden": 9})
+    assert "its class or arguments differ" in refused("evaluate", folder, "--update", "--seeds", wider)
 
 
 def test_a_card_of_images_has_both_estimates_and_the_baseline(pixels, copy, command, monkeypatch):
