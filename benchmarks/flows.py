@@ -176,6 +176,7 @@ def report(title: str, works: dict[str, Any]) -> None:
 def scaling(args: argparse.Namespace) -> None:
     """Median ms of our three works against dimension and depth, for both couplings; a table and a plot."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     torch.set_num_threads(args.threads[0])
     print(machine())
@@ -193,6 +194,9 @@ def scaling(args: argparse.Namespace) -> None:
         rest = f"{LAYERS} couplings" if axis == "dims" else f"{DIMS} numbers"
         panel.set_title(f"{rest}, batch {BATCH}, 2 x {WIDTH} hidden", fontsize=9)
         panel.set_xlabel(label)
+        panel.set_xticks(values)
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(True, alpha=0.3)
     panels[0].set_ylabel("ms")
     panels[0].legend(fontsize=7)
