@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from benchmarks import clock, hotspots, levers, scaling, speed, time_to_loss
+from benchmarks import clock, flows, hotspots, levers, scaling, speed, time_to_loss
 from benchmarks.peers import CLASSES, SIDES, SIZES, TINY, Average, Setting, assert_equal_cost, build, quiet
 from lightning_modules.callbacks import EMA
 from zoo.diffusion.model import ImageDiffusion
@@ -158,3 +158,20 @@ def test_options_have_defaults():
         parser = argparse.ArgumentParser()
         part.add_arguments(parser)
         assert parser.parse_args([]).threads
+
+
+def test_flows_of_equal_cost_train_and_sample():
+    costs = {}
+    for name, make in flows.SIDES.items():
+        side = make(1)
+        costs[name] = flows.cost(side)
+        works = flows.calls(side, torch.randn(5, flows.DIMS))
+        before = [weight.clone() for weight in side.flow.parameters()]
+        works["train"]()
+        assert not all(torch.equal(a, b) for a, b in zip(before, side.flow.parameters(), strict=True))
+        assert works["log_prob"]().shape == (5,)
+        assert works["sample"]().shape == (5, flows.DIMS)
+    flows.assert_equal(costs)
+    costs["zuko"] = (costs["zuko"][0], 2 * costs["zuko"][1])
+    with pytest.raises(ValueError, match="the flows are not equal: FLOPs of ours, zuko, nflows, normflows"):
+        flows.assert_equal(costs)
