@@ -92,7 +92,7 @@ def score(model: "Flow", rows: "Tensor", args: argparse.Namespace) -> "Tensor":
     """Log-densities of points, or estimates of the log-probabilities of images, (N,) float64 on the CPU."""
     import torch
 
-    from commands.sample import classes_of_flow
+    from commands.sample_flow import classes_of_flow
 
     classes = classes_of_flow(args, model) if args.labels is not None or not model.num_classes else None
     if model.num_classes and classes is None:
@@ -123,7 +123,7 @@ def draw_map(args: argparse.Namespace, model: "Flow", rows: "Tensor | None") -> 
     import torch
 
     from commands.flow_pictures import around, in_batches, write_map
-    from commands.sample import classes_of_flow
+    from commands.sample_flow import classes_of_flow
 
     classes = classes_of_flow(args, model)
     if classes is not None and (args.labels is None or len(classes) > 1):

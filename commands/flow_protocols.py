@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from commands.measures import DRAWS, Measurement, Metrics
-from commands.sample import passes
+from commands.sample_flow import passes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

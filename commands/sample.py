@@ -37,13 +37,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zoo.diffusion.model import ImageDiffusion
-    from zoo.flows.model import Flow
 
 BATCH = 160  # images drawn at once: their feature maps still fit the caches of a CPU
 # as in `zoo.diffusion`, which brings in PyTorch: too slow for --help
 SAMPLERS = ("ddim", "ddpm", "heun", "dpm++2m", "dpm++2m-sde", "euler-maruyama", "predictor-corrector")
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
-POINTS = 10_000  # points drawn at once
 # options of diffusion models alone, and their defaults
 DIFFUSION = {
     "sampler": "ddim",
@@ -123,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     model = checkpoints.load(args.model, device)
     if isinstance(model, Flow):
-        return draw_from_flow(args, model, device)
+        from commands.sample_flow import draw
+
+        return draw(args, model, device)
     if not isinstance(model, ImageDiffusion):
         raise UserError(f"{args.model!r} does not draw images: its class is {type(model).__name__}")
     if args.temperature != 1:
@@ -164,56 +164,11 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     write_samples(torch.cat(batches), args.output)
     counted = {"network_evaluations": calls.number, "evaluations_per_image": calls.images / args.num_samples}
-    return _answer(args, seconds, counted, f"images, {args.steps} steps each")
+    return tell(args, seconds, counted, f"images, {args.steps} steps each")
 
 
-def draw_from_flow(args: argparse.Namespace, model: "Flow", device: str) -> int:
-    """Points or images of a flow; an evaluation is a pass through its layers, or through a continuous one's field."""
-    import torch
-
-    for name, default in DIFFUSION.items():
-        if (given := getattr(args, name)) != default:
-            option, value = "--" + name.replace("_", "-"), "" if given is True else f" {given}"
-            raise UserError(f"{option}{value} has no meaning for {args.model!r}, a flow: leave it out")
-    what = "images" if model.image_shape else "points"
-    channels = model.image_shape[0] if model.image_shape else 0
-    if args.output.suffix.lower() == ".png" and channels not in (1, 3) and model.shape != (2,):
-        size = f"images of {channels} channels" if channels else f"points of {model.dims} columns"
-        raise UserError(f"{args.model!r} draws {size}: use --output with .npy")
-    classes = classes_of_flow(args, model)
-    generator = torch.Generator().manual_seed(args.seed)
-    batch = BATCH if model.image_shape else POINTS
-    start = time.perf_counter()
-    batches, evaluations = [], 0
-    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=args.precision == "bf16"):
-        for first in range(0, args.num_samples, batch):
-            turn = torch.arange(first, min(first + batch, args.num_samples))
-            labels = None if classes is None else classes[turn % len(classes)]
-            batches.append(model.sample(len(turn), args.temperature, labels, generator=generator).float().cpu())
-            evaluations += passes(model)
-    seconds = time.perf_counter() - start
-    write_samples(torch.cat(batches), args.output)
-    return _answer(args, seconds, {"network_evaluations": evaluations}, what)
-
-
-def passes(model: "Flow") -> int:
-    """Evaluations of the latest pass: 1, or of a continuous flow as many as its solver took."""
-    continuous = getattr(model, "cnf", None)
-    return 1 if continuous is None else int(continuous.evaluations)
-
-
-def classes_of_flow(args: argparse.Namespace, model: "Flow") -> "Tensor | None":
-    """The labels of a conditional flow in turn, as numbers; all classes unless some are asked for."""
-    import torch
-
-    if not model.num_classes:
-        if args.labels is not None:
-            raise UserError(f"--labels must not be given: {args.model!r} knows no classes")
-        return None
-    return torch.arange(model.num_classes) if args.labels is None else resolve(args.labels, (model.num_classes,), False)
-
-
-def _answer(args: argparse.Namespace, seconds: float, counted: dict[str, float], what: str) -> int:
+def tell(args: argparse.Namespace, seconds: float, counted: dict[str, float], what: str) -> int:
+    """Prints the answer of a finished `sample`."""
     answer = {"output": str(args.output), "num_samples": args.num_samples, "seconds": round(seconds, 3)} | counted
     print(json.dumps(answer) if args.json else f"wrote {args.output}: {args.num_samples} {what}, {seconds:.1f} s")
     return 0

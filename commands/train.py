@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+import lightning_modules
 from checkpoints.store import versions
 from checkpoints.whole import written_whole
 from commands.complaints import complaint
@@ -106,9 +107,8 @@ class CommandLine(LightningCLI):
     def _size_of(self, data: L.LightningDataModule, name: str) -> Any:
         """A size of the data, None if it has no such size and the model does not insist."""
         size = getattr(data, name, None)
-        package, model = self._get_option("model").class_path.rsplit(".", 1)
-        signature = inspect.signature(getattr(importlib.import_module(package), model))
-        parameter = signature.parameters.get(name)
+        model = self._get_option("model").class_path.rsplit(".", 1)[-1]
+        parameter = inspect.signature(getattr(lightning_modules, model, object)).parameters.get(name)
         if size is None and parameter is not None and parameter.default is inspect.Parameter.empty:
             # told when the model fails for it: jsonargparse makes something else of an error in here
             self._lacking = (

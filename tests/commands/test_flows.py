@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import commands.flow_protocols
-import commands.sample
+import commands.sample_flow
 from checkpoints import load
 from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS
 from commands.flow_pictures import around
@@ -23,7 +23,7 @@ from zoo.metrics.toys import log_density
 
 
 def test_points_are_those_of_the_seed_and_temperature(plane, tmp_path, command, monkeypatch):
-    monkeypatch.setattr(commands.sample, "POINTS", 5)
+    monkeypatch.setattr(commands.sample_flow, "POINTS", 5)
     options = ("--num-samples", 12, "--seed", 3, "--temperature", 0.5)
     answer = command("sample", plane, *options, "--output", tmp_path / "a.npy", "--json")
     told = json.loads(answer.out)
