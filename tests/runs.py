@@ -10,7 +10,7 @@ import torch
 
 from commands.main import main
 from datamodules import Digits
-from lightning_modules import DDPM, ClassifierFree, ClassifierGuidance, RealNVP, ScoreMatching
+from lightning_modules import CNF, DDPM, ClassifierFree, ClassifierGuidance, RealNVP, ScoreMatching
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.flows.model import Flow
@@ -153,7 +153,7 @@ def _run_as_rank(rank, folder, commands, port):
         seen["weights"] = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
 
     ImageDiffusion.loss, NoisyClassifier.forward, Flow.log_prob = loss, forward, log_prob
-    for kind in (DDPM, ClassifierFree, ClassifierGuidance, ScoreMatching, RealNVP):
+    for kind in (DDPM, ClassifierFree, ClassifierGuidance, ScoreMatching, RealNVP, CNF):
         kind.on_train_batch_end = on_train_batch_end
     for command in commands:
         status = run(*command)

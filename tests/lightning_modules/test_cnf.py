@@ -10,6 +10,7 @@ from torch import nn
 import checkpoints
 from commands.main import main
 from lightning_modules import CNF
+from tests.runs import TINY_FLOW, assert_same_run, fit, run_in_ranks
 from zoo.errors import UserError
 from zoo.flows.cnf import flow_matching_loss
 from zoo.flows.dequantise import dequantise
@@ -140,3 +141,24 @@ def test_from_fit_to_a_density(tmp_path, capsys):
     assert model.log_prob(data).isfinite().all()
     assert checkpoints.verify(str(tmp_path / "cnf-pinwheel")) < 1e-5
     assert model.bijection.bijections[0].std.min() > 1.0  # the pinwheel's, about 1.5, no longer the identity's
+
+
+# runs ---------------------------------------------------------------------------------------------------------------
+
+RUN = ("--config", TINY_FLOW, "--model", "CNF", "--model.hidden", 6, "--model.depth", 2, "--model.training_steps", 3)
+CONSTANT = ("--model.learning_rate_schedule", "constant")  # the other one depends on how long a run is
+BOTH_PARTS = ("--model.flow_matching_steps", 9, "--model.warmup_steps", 2, "--model.tolerance", 1e-2)
+
+
+def test_a_run_that_was_broken_off_in_its_second_part_goes_on_as_if_it_had_not(tmp_path):
+    fit(tmp_path / "straight", *RUN, *BOTH_PARTS, *CONSTANT)
+    fit(tmp_path / "run", *RUN, *BOTH_PARTS, *CONSTANT, "--trainer.max_epochs", 1)  # 7 of 9 steps of flow matching
+    fit(tmp_path / "run", *RUN, *BOTH_PARTS, *CONSTANT, "--ckpt_path", "last")
+    assert_same_run(tmp_path / "straight" / "last.ckpt", tmp_path / "run" / "last.ckpt")
+
+
+def test_two_processes_end_with_equal_weights(tmp_path):
+    ddp = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_epochs", 2)
+    first, second = run_in_ranks(tmp_path, ["fit", tmp_path / "run", *RUN, *BOTH_PARTS, *ddp])
+    assert first["weights"].keys() == second["weights"].keys() != set()
+    assert all(torch.equal(weight, second["weights"][name]) for name, weight in first["weights"].items())
