@@ -105,9 +105,10 @@ class CommandLine(LightningCLI):
             )
 
     def _size_of(self, data: L.LightningDataModule, name: str) -> Any:
-        """A size of the data, None if it has no such size and the model does not insist."""
-        size = getattr(data, name, None)
-        model = self._get_option("model").class_path.rsplit(".", 1)[-1]
+        """A size of the data; if it has no such size, what the command line or the model's default says."""
+        config = self._get_option("model")
+        size = getattr(data, name, config.init_args.get(name))
+        model = config.class_path.rsplit(".", 1)[-1]
         parameter = inspect.signature(getattr(lightning_modules, model, object)).parameters.get(name)
         if size is None and parameter is not None and parameter.default is inspect.Parameter.empty:
             # told when the model fails for it: jsonargparse makes something else of an error in here
