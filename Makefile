@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/python cli.py demo
 
 test: .venv/checks
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/checks
 	$(BIN)/ruff check .

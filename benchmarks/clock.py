@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "diffusers", "denoising_diffusion_pytorch", "lightning")
+PACKAGES = ("torch", "diffusers", "denoising_diffusion_pytorch", "zuko", "nflows", "normflows", "lightning")
 
 
 def synchronise() -> None:

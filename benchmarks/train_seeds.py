@@ -14,8 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from checkpoints.catalogue import RESULTS
-from commands.policies import measure_policy
+from commands.policies import RETURN, measure_policy
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
             options = ["--seed_everything", seed, "--trainer.default_root_dir", run, *args.fit]
             command("fit", "--config", args.name, *options)
             command("export", run / "last.ckpt", run / "model")
-        returns[str(seed)] = measure_policy(str(run / "model"), "cpu")["mean_return"].value
+        returns[str(seed)] = measure_policy(str(run / "model"), "cpu")[RETURN].value
         print(f"{args.name} seed {seed}: {returns[str(seed)]:.2f}", flush=True)
         (root / "results.json").write_text(json.dumps(returns, indent=2) + "\n")
     if args.no_folder:
@@ -40,8 +39,7 @@ def main() -> None:
     median = sorted(returns, key=returns.__getitem__)[len(returns) // 2]
     folder = Path("checkpoints") / args.name
     shutil.copytree(root / f"seed-{median}" / "model", folder)
-    (folder / RESULTS).write_text(json.dumps({"returns_by_training_seed": returns}))
-    command("evaluate", folder, "--update")
+    command("evaluate", folder, "--update", "--seeds", *(root / f"seed-{seed}" / "model" for seed in returns))
 
 
 def command(*words: object) -> None:

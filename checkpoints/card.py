@@ -11,11 +11,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from checkpoints.catalogue import CLIP, CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import ANIMATION, CLIP, CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
-PIPELINES = {
+FLOWS = ("cnf", "glow", "nice", "realnvp")
+PIPELINES = dict.fromkeys(FLOWS, "other") | {
     "actor-critic": "reinforcement-learning",
     "image-diffusion": "unconditional-image-generation",
     "image-classifier": "image-classification",
@@ -34,6 +35,24 @@ DATASETS = {
         "Shapes: a circle, square or triangle of one of six colours on black, anywhere and of any size, 32x32 RGB, "
         "drawn from a seed by `zoo/metrics/shapes.py`; 2,000 held-out pictures.",
     ),
+}
+TOYS = {  # densities of the plane: name -> what it is
+    "moons": "two half circles",
+    "circles": "two circles",
+    "rings": "four thin rings",
+    "pinwheel": "five curved arms",
+    "8gaussians": "eight normal distributions on a circle",
+    "checkerboard": "eight squares of a checkerboard",
+    "2spirals": "two spirals",
+    "swissroll": "a roll",
+}
+DATASETS |= {
+    name: (
+        f"{name} (2-D)",
+        f"The density {name!r}, {what}, by FFJORD's definition (`zoo/metrics/toys.py`): independent points from a "
+        "seed, 100,000 for testing. Its density is known, and so is its entropy, the floor of the NLL.",
+    )
+    for name, what in TOYS.items()
 }
 LABELS = {"digits": "7", "shapes": "triangle,red"}  # an example of what can be asked for
 
@@ -59,6 +78,31 @@ from checkpoints import load
 model = load("{model}")
 labels = torch.tensor([{first}] * 16)
 images = model.sample(16, labels=labels, guidance_scale=2.0)  # (16, {shape}) in [-1, 1]
+```"""
+FLOW_OF_POINTS = """```bash
+lightning-zoo sample {model} --num-samples 2000 --seed 0 --output samples.png
+lightning-zoo density {model} --output density.png
+```
+
+```python
+import torch
+from checkpoints import load
+
+model = load("{model}")
+points = model.sample(16, generator=torch.Generator().manual_seed(0))  # (16, {shape})
+log_density = model.log_prob(points)  # (16,) nats
+```"""
+FLOW_OF_IMAGES = """```bash
+lightning-zoo sample {model} --num-samples 64 --seed 0 --temperature 0.8 --output samples.png
+```
+
+```python
+import torch
+from checkpoints import load
+
+model = load("{model}")
+images = model.sample(16, generator=torch.Generator().manual_seed(0))  # (16, {shape}) in [-1, 1]
+log_probability = model.log_likelihood(images, draws=32)  # (16,) nats, from below
 ```"""
 USES = {
     "image-diffusion": DRAW,
@@ -159,7 +203,8 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         f"---\n{metadata.to_yaml()}\n---",
         f"# {name}",
         _summary(config, folder),
-        f"![samples]({pictures}{results['picture']})" if results.get("picture") in (PICTURE, CLIP) else "",
+        f"![samples]({pictures}{PICTURE})" if results.get("picture") == PICTURE else "",
+        _animation(results, pictures),
         "## Use\n\n" + _use(config, model, data),
         "## Numbers\n\n" + _table(metrics),
         _judge(results),
@@ -175,7 +220,10 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
 
 def _use(config: dict[str, Any], model: str, data: str) -> str:
     arguments = config["arguments"]
-    shape = ", ".join(str(int(size)) for size in arguments.get("image_shape", arguments.get("observation_shape", [])))
+    sizes: Any = next((arguments[key] for key in ("shape", "image_shape", "observation_shape") if key in arguments), [])
+    shape = ", ".join(str(int(size)) for size in sizes)
+    if config["model"] in FLOWS:
+        return (FLOW_OF_IMAGES if arguments.get("levels") else FLOW_OF_POINTS).format(model=model, shape=shape)
     if not (config["model"] == "image-diffusion" and arguments.get("num_classes")):
         return USES[config["model"]].format(model=model, shape=shape)
     columns = arguments["num_classes"]
@@ -209,6 +257,12 @@ def _table(metrics: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def _animation(results: dict[str, Any], pictures: str) -> str:
+    """A flow's way from noise to data, or a policy's clip."""
+    name = results.get("animation")
+    return f"![{name.removesuffix('.gif')}]({pictures}{name})" if name in (ANIMATION, CLIP) else ""
+
+
 def _judge(results: dict[str, Any]) -> str:
     if not results.get("judge"):
         return ""
@@ -226,19 +280,20 @@ def _environment(config: dict[str, Any]) -> str:
 
 
 def _training_seeds(results: dict[str, Any]) -> str:
-    """The returns of the same config from every training seed: the one that ships is the median."""
-    returns = results.get("returns_by_training_seed")
-    if not isinstance(returns, dict) or not returns:
+    """What the same config gave from every training seed: the one that ships is the median."""
+    entry = results.get("by_training_seed")
+    if not entry:
         return ""
-    values = sorted(_number(value) for value in returns.values())
-    mean = sum(values) / len(values)
-    std = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
-    each = ", ".join(f"seed {_plain(seed)}: {_number(value):.2f}" for seed, value in returns.items())
-    cut = len(values) // 4
-    middle = values[cut : len(values) - cut]
+    values = {_plain(seed): _number(value) for seed, value in entry["values"].items()}
+    ordered, count = sorted(values.values()), len(values)
+    mean = sum(ordered) / count
+    spread = math.sqrt(sum((value - mean) ** 2 for value in ordered) / max(1, count - 1))
+    middle = ordered[count // 4 : count - count // 4]
+    each = ", ".join(f"seed {seed}: {value:.4f}" for seed, value in values.items())
     return (
-        f"Final policies of {len(values)} training seeds by the same protocol: mean {mean:.2f}, standard deviation "
-        f"{std:.2f}, interquartile mean {sum(middle) / len(middle):.2f} ({each}). The median is the one here."
+        f"{count} training seeds, by the same protocol: {_plain(entry['metric'])} {mean:.4f} ± "
+        f"{spread / math.sqrt(count):.4f}, standard deviation {spread:.4f}, interquartile mean "
+        f"{sum(middle) / len(middle):.4f} ({each}). The median is the one here."
     )
 
 

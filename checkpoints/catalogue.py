@@ -11,8 +11,9 @@ from zoo.errors import UserError
 
 PREFIX = "hf://"  # of a model on the Hugging Face Hub
 CONFIG, WEIGHTS, RESULTS, REFERENCE = "config.json", "model.safetensors", "results.json", "reference.safetensors"
-CARD, PICTURE, CLIP, TRAINING = "README.md", "samples.png", "clip.gif", "train.yaml"
-FILES = (CONFIG, WEIGHTS, RESULTS, REFERENCE, CARD, TRAINING, PICTURE, CLIP)  # all that a model folder may hold
+CARD, PICTURE, ANIMATION, CLIP, TRAINING = "README.md", "samples.png", "flow.gif", "clip.gif", "train.yaml"
+# all that a model folder may hold
+FILES = (CONFIG, WEIGHTS, RESULTS, REFERENCE, CARD, TRAINING, PICTURE, ANIMATION, CLIP)
 
 
 def shipped() -> dict[str, Path]:

@@ -25,15 +25,22 @@ from checkpoints.whole import made_whole
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
+from zoo.flows import builders
+from zoo.flows.cnf_model import cnf
+from zoo.flows.model import Flow
 from zoo.nn.classifier import ImageClassifier
 from zoo.rl.policies import ActorCritic
 
 # What a config.json may name. A name from a file is looked up here and never imported.
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "actor-critic": ActorCritic,
+    "cnf": cnf,
+    "glow": builders.glow,
     "image-classifier": ImageClassifier,
     "image-diffusion": ImageDiffusion,
+    "nice": builders.nice,
     "noisy-classifier": NoisyClassifier,
+    "realnvp": builders.realnvp,
 }
 LARGEST = 1_000_000  # no size in a config.json is larger
 MOST_WEIGHTS = 10_000  # tensors in a model
@@ -155,6 +162,9 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
         drawn = model.draw(observations, model.distribution.noise(1, 2, generator)[0])
         inputs = {"x": observations, "actions": drawn.detach()}
         return inputs | {"output": _call(model, inputs)}
+    if isinstance(model, Flow):
+        inputs = _in_the_domain(model, generator)
+        return inputs | {"output": _call(model, inputs)}
     x = torch.randn((2, *model.image_shape), generator=generator)  # type: ignore[misc]
     inputs = {"x": x}
     if isinstance(model, ImageDiffusion | NoisyClassifier):
@@ -163,6 +173,16 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(model, ImageDiffusion) and model.num_classes:
             inputs["labels"] = torch.tensor([[0] * len(model.num_classes), [n - 1 for n in model.num_classes]])
     return inputs | {"output": _call(model, inputs)}
+
+
+def _in_the_domain(flow: Flow, generator: torch.Generator) -> dict[str, Tensor]:
+    """Two inputs of a density: points that it draws itself, or dequantised images."""
+    labels = torch.tensor([0, flow.num_classes - 1]) if flow.num_classes else None
+    if flow.levels:
+        x = torch.rand((2, *flow.shape), generator=generator)
+    else:
+        x = flow.sample(2, labels=labels, generator=generator)
+    return {"x": x} if labels is None else {"x": x, "labels": labels}
 
 
 def verify(model: str) -> float:

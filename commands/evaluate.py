@@ -8,14 +8,14 @@ on two cores; --full uses the card's own numbers. Exit status 1 if a metric does
 import argparse
 import json
 import math
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
-from commands.measures import DATA, Metrics
+from commands.measures import DATA, Metrics, load_data, say
 from commands.options import add_device, add_speed, choose_device, speed_up
-from commands.policies import POLICY, import_environments, measure_policy
+from commands.policies import POLICY, RETURN, import_environments, measure_policy, write_clip
 from commands.protocols import measure
 from zoo.errors import UserError
 
@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=DATA, help="the data, for a model folder that does not say it")
     parser.add_argument(
         "--env-module", metavar="MODULE", help="a module of yours, which registers a policy's environment"
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        metavar="FOLDER",
+        help="with --update: model folders of the same config from all training seeds, for the card (densities of the "
+        "plane, policies)",
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
@@ -44,50 +51,109 @@ def run(args: argparse.Namespace) -> int:
     origin = config.get("origin")
     if not isinstance(origin, dict):
         raise UserError(f'{folder / CONFIG} must hold "origin", an object')
-    if config.get("model") == POLICY:
-        return _run_policy(args, folder)
-    data_name = args.data or origin.get("data")
-    if data_name not in DATA:
+    is_policy = config.get("model") == POLICY
+    data_name: Any = args.data or origin.get("data")
+    if data_name not in DATA and not is_policy:
         raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(DATA)}")
     missing = {"seed", "steps", "commit"} - origin.keys()
     if args.update and missing:
         raise UserError(f'{folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
+    if args.seeds and not args.update:
+        raise UserError("--seeds is for --update: it writes the card")
+    if is_policy:
+        return _run_policy(args, folder, config)
     card = {} if args.update else read_metrics(folder)
 
     import checkpoints
-    from datamodules import Digits, Shapes
+    from datamodules import Densities
+    from zoo.flows.model import Flow
 
-    data = {"digits": Digits, "shapes": Shapes}[data_name]()
+    data = load_data(data_name)
     device = choose_device(args.device)
     model: Any = checkpoints.load(args.model, device)
-    if tuple(model.image_shape) != data.image_shape:
-        raise UserError(
-            f"{args.model!r} is for images {model.image_shape}, but those of {data_name} are {data.image_shape}"
-        )
-    speed_up(getattr(model, "network", model), device, args.precision, args.compile)
-    metrics = measure(model, data, full=args.full or args.update, say=_say)
+    sizes = tuple(model.shape if isinstance(model, Flow) else model.image_shape)
+    of_data = (data.num_features,) if isinstance(data, Densities) else data.image_shape
+    if sizes != of_data:
+        what = "images" if len(sizes) == 3 else "points"
+        raise UserError(f"{args.model!r} is for {what} {sizes}, but those of {data_name} are {of_data}")
+    if isinstance(model, Flow):
+        if args.precision != "fp32" or args.compile:
+            raise UserError("--precision bf16 and --compile are for diffusion models: a likelihood is taken in fp32")
+    else:
+        speed_up(getattr(model, "network", model), device, args.precision, args.compile)
+    metrics = measure(model, data, full=args.full or args.update, say=say)
     if args.update:
-        from commands.card import write_card
+        from commands.card import illustrate_model, write_card
 
         options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
-        write_card(folder, data, data_name, metrics, options)
+        by_seed = density_by_seed(args.seeds, config, data, device) if args.seeds else {}
+        write_card(
+            folder,
+            data_name,
+            metrics,
+            options,
+            by_seed,
+            lambda new: illustrate_model(new, checkpoints.load(str(folder)), data, data_name),
+        )
         print(f"wrote {folder / RESULTS} and the card")
         return 0
     return _compare(name, card, metrics, as_json=args.json)
 
 
-def _run_policy(args: argparse.Namespace, folder: Path) -> int:
-    """The same for a policy, which is measured by playing."""
+def _run_policy(args: argparse.Namespace, folder: Path, config: dict[str, Any]) -> int:
+    """The same for a policy, which is measured by playing; on the card, a film of it."""
     import_environments(args.env_module)
     card = {} if args.update else read_metrics(folder)
-    metrics = measure_policy(args.model, choose_device(args.device))
+    device = choose_device(args.device)
+    metrics = measure_policy(args.model, device)
     if args.update:
-        from commands.card import write_policy_card
+        from commands.card import write_card
 
-        write_policy_card(folder, metrics)
+        by_seed: dict[str, Any] = {}
+        if args.seeds:
+            values = by_training_seed(args.seeds, config, lambda name: measure_policy(name, device)[RETURN].value)
+            by_seed = {"metric": RETURN, "values": values}
+        write_card(folder, config["origin"]["data"], metrics, [], by_seed, lambda new: write_clip(new, folder))
         print(f"wrote {folder / RESULTS} and the card")
         return 0
     return _compare(folder.resolve().name, card, metrics, as_json=args.json)
+
+
+def density_by_seed(folders: list[str], config: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
+    """{"metric", "values": {training seed: value}} of flows of one config: their NLL less that of the truth.
+
+    Raises:
+        UserError: as `by_training_seed`, and if the data has no known density.
+    """
+    import checkpoints
+    from commands.flow_protocols import scores
+    from datamodules import Densities
+
+    if not isinstance(data, Densities):
+        raise UserError("--seeds is for densities of the plane and policies: other models are measured one by one")
+
+    def measured(name: str) -> float:
+        return scores(checkpoints.load(name, device), data, say)[0].value  # type: ignore[arg-type]
+
+    return {"metric": "nll_minus_floor_nats", "values": by_training_seed(folders, config, measured)}
+
+
+def by_training_seed(folders: list[str], config: dict[str, Any], measured: Callable[[str], float]) -> dict[str, float]:
+    """{training seed: value} of model folders of one config.
+
+    Raises:
+        UserError: if a folder holds another model, or two are of one seed.
+    """
+    values: dict[str, float] = {}
+    for name in folders:
+        other = read_json(find(name) / CONFIG)
+        if any(other.get(key) != config.get(key) for key in ("model", "arguments")):
+            raise UserError(f"--seeds {name!r} is not of the model that is measured: its class or arguments differ")
+        seed = str(other["origin"]["seed"])
+        if seed in values:
+            raise UserError(f"--seeds {name!r} is of training seed {seed}, as another folder is")
+        values[seed] = measured(name)
+    return values
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
@@ -128,8 +194,3 @@ def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as
             verdict = "ok" if row["ok"] else "OUTSIDE"
             print(f"{metric:<34}{row['card']:>10.4f}{row['now']:>10.4f}{row['tolerance']:>11.4f}  {verdict}")
     return 0 if all(row["ok"] for row in answer.values()) else 1
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

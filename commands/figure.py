@@ -1,17 +1,18 @@
-"""Draw what a diffusion model does.
+"""Draw what a model does.
 
 steps          samplers against their number of steps, by the FID of what they draw
 guidance       the scale of guidance against the label that is read, FID, precision and recall
 denoising      one line a sample: x_t on its way down, and below it the network's estimate of x_0
 interpolation  images between two latents, along the arc that joins them
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
+flow           of a flow: a GIF of noise on its way to the data, or of images as their noise grows
 
-The first two measure (minutes; the numbers with --json), on digits; the others take seconds.
+The first two measure (minutes; the numbers with --json), on digits; the others take seconds. All but the last are of
+diffusion models.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from commands.measures import Judge
+    from zoo.flows.model import Flow
 
 STEPS = (5, 10, 20, 50, 100, 1000)
 SWEPT = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # scales of guidance
@@ -38,9 +42,9 @@ Numbers = list[dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=sorted(KINDS), help="what to draw")
+    parser.add_argument("kind", choices=sorted([*KINDS, "flow"]), help="what to draw")
     parser.add_argument("model", metavar="MODEL", help="a shipped name, or a model folder")
-    parser.add_argument("--output", type=Path, default=Path("figure.png"), help="a .png file")
+    parser.add_argument("--output", type=Path, default=Path("figure.png"), help="a .png file; a .gif of a flow")
     parser.add_argument("--draws", type=at_least(1), default=4, help="sets of samples behind each point")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
@@ -49,14 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_output(args.output, (".png",))
+    check_output(args.output, (".gif",) if args.kind == "flow" else (".png",))
     find(args.model)
 
     import checkpoints
     from zoo.diffusion.model import ImageDiffusion
+    from zoo.flows.model import Flow
 
     device = choose_device(args.device)
     model: Any = checkpoints.load(args.model, device)
+    if (args.kind == "flow") != isinstance(model, Flow):
+        kinds = "only the figure 'flow'" if isinstance(model, Flow) else "any figure but 'flow'"
+        raise UserError(f"{args.model!r} is a {type(model).__name__}, of which there is {kinds}")
+    if isinstance(model, Flow):
+        if args.precision != "fp32" or args.compile:
+            raise UserError("--precision bf16 and --compile have no meaning for the figure 'flow': leave them out")
+        return draw_flow(model, args)
     if not isinstance(model, ImageDiffusion):
         raise UserError(f"{args.model!r} draws nothing: its class is {type(model).__name__}")
     if model.num_classes and model.null_labels is None:
@@ -70,11 +82,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def draw_flow(model: "Flow", args: argparse.Namespace) -> int:
+    """The animation of a flow's card."""
+    from commands.flow_pictures import write_animation
+
+    if not model.image_shape and model.dims != 2:
+        raise UserError(f"{args.model!r} is a density of {model.dims} dimensions: this figure is for 2, and for images")
+    write_animation(args.output, model, args.seed)
+    print(json.dumps({"output": str(args.output), "points": []}) if args.json else f"wrote {args.output}")
+    return 0
+
+
 def draw_steps(model: Any, args: argparse.Namespace) -> Numbers:
     """Each sampler at each number of steps; FID over that of training images."""
-    from commands.measures import Measurement, draw_samples
+    from commands.measures import Measurement, draw_samples, say
 
-    fid, base, test = _judge(model, args)
+    judge = _judge(model, args)
     last = model.process.num_timesteps
     numbers: Numbers = []
     for sampler, spacing in LINES.items():
@@ -84,10 +107,10 @@ def draw_steps(model: Any, args: argparse.Namespace) -> Numbers:
                 continue
             found = []
             for draw in range(args.draws):
-                _say(f"{sampler}, {steps} steps: draw {draw + 1} of {args.draws}")
-                seed = args.seed + draw
-                found.append(fid(draw_samples(model, len(test), seed, sampler=sampler, steps=steps, spacing=spacing)))
-            ratio = Measurement.of(found, "", 1 / base)
+                say(f"{sampler}, {steps} steps: draw {draw + 1} of {args.draws}")
+                options: dict[str, Any] = {"sampler": sampler, "steps": steps, "spacing": spacing}
+                found.append(judge(draw_samples(model, len(judge.test), args.seed + draw, **options)).fid)
+            ratio = Measurement.of(found, "", 1 / judge.base)
             cost = 2 * steps - 1 if sampler == "heun" else steps
             point = {"sampler": sampler, "steps": steps, "network_evaluations": cost}
             numbers.append(point | {"fid_ratio": ratio.value, "standard_error": ratio.spread / ratio.size**0.5})
@@ -102,40 +125,28 @@ def draw_steps(model: Any, args: argparse.Namespace) -> Numbers:
         axes.set(xscale="log", yscale="log", xlabel="network evaluations a sample", ylabel="FID over training images'")
         axes.legend(frameon=False)
 
-    _plot(args.output, plot, f"{args.model}: {len(test)} samples, {args.draws} draws")
+    _plot(args.output, plot, f"{args.model}: {len(judge.test)} samples, {args.draws} draws")
     return numbers
 
 
 def draw_guidance(model: Any, args: argparse.Namespace) -> Numbers:
     """Each scale: the label that the judge reads, FID, precision, recall."""
-    import torch
-
-    from commands.measures import JUDGE, draw_samples
-    from zoo.metrics.samples import precision_recall
+    from commands.measures import draw_samples, mean, say
 
     if not model.num_classes:
         raise UserError(f"{args.model!r} knows no labels, so nothing can guide it: take cfg-digits")
-    import checkpoints
-    from datamodules import Digits
-
-    fid, base, test = _judge(model, args)
-    judge: Any = checkpoints.load(JUDGE["digits"])
-    labels = Digits().labels("test")
-    with torch.inference_mode():
-        features_of_test = judge.features(test)
+    judge = _judge(model, args)
     numbers: Numbers = []
     for scale in SWEPT:
-        values = []
+        found = []
         for draw in range(args.draws):
-            _say(f"guidance scale {scale:g}: draw {draw + 1} of {args.draws}")
-            samples = draw_samples(model, len(test), args.seed + draw, labels=labels, guidance_scale=scale)
-            with torch.inference_mode():
-                features = judge.features(samples)
-                read = (judge.to_logits(features).argmax(1) == labels).float().mean().item()
-            values.append((read, fid(samples) / base, *precision_recall(features_of_test, features)))
-        means = [sum(column) / args.draws for column in zip(*values, strict=True)]
-        names = ("asked_label", "fid_ratio", "precision", "recall")
-        numbers.append({"guidance_scale": scale} | dict(zip(names, means, strict=True)))
+            say(f"guidance scale {scale:g}: draw {draw + 1} of {args.draws}")
+            options: dict[str, Any] = {"labels": judge.labels, "guidance_scale": scale}
+            found.append(judge(draw_samples(model, len(judge.test), args.seed + draw, **options), judge.labels))
+        point = {"guidance_scale": scale, "asked_label": mean([mean(scores.read) for scores in found])}
+        point["fid_ratio"] = mean([scores.fid for scores in found]) / judge.base
+        point |= {name: mean([getattr(scores, name) for scores in found]) for name in ("precision", "recall")}
+        numbers.append(point)
 
     def plot(axes: Any) -> None:
         scales = [point["guidance_scale"] for point in numbers]
@@ -149,7 +160,7 @@ def draw_guidance(model: Any, args: argparse.Namespace) -> Numbers:
         lines = [*axes.get_lines(), *beside.get_lines()]
         axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
 
-    _plot(args.output, plot, f"{args.model}: {len(test)} samples a scale, {args.draws} draws, 50 DDIM steps")
+    _plot(args.output, plot, f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws, 50 DDIM steps")
     return numbers
 
 
@@ -242,19 +253,14 @@ def _data(model: Any, name: str) -> Any:
     raise UserError(f"{name!r} draws images of {tuple(model.image_shape)}: this figure is for digits and shapes")
 
 
-def _judge(model: Any, args: argparse.Namespace) -> tuple[Callable[["Tensor"], float], float, "Tensor"]:
-    """FID against the test images, its value for training images, and the test images."""
-    import checkpoints
-    from commands.measures import JUDGE, fid_of_training_images, mean
+def _judge(model: Any, args: argparse.Namespace) -> "Judge":
+    from commands.measures import Judge
     from datamodules import Digits
-    from zoo.metrics.samples import FeatureFID
 
     data = _data(model, args.model)
     if not isinstance(data, Digits):
         raise UserError(f"{args.model!r} is not of digits, for which alone there is a judge")
-    fid = FeatureFID(checkpoints.load(JUDGE["digits"]), data.images("test"))
-    base = mean(fid_of_training_images(fid, data.images("train"), len(data.images("test"))))
-    return fid, base, data.images("test")
+    return Judge(data)
 
 
 def _grid(path: Path, images: "Tensor", columns: int) -> None:
@@ -276,8 +282,3 @@ def _plot(path: Path, plot: Callable[[Any], None], title: str) -> None:
     axes.spines[["top"]].set_visible(False)
     with written_whole(path) as beside:
         figure.savefig(beside, dpi=120)
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

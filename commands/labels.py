@@ -58,7 +58,8 @@ def _number(
     of = f" of column {column + 1}" if len(counts) > 1 else ""
     if isinstance(part, int):
         if part >= count:
-            raise UserError(f"--labels: labels{of} must lie in 0 ... {count - 1}, got {part}")
+            hint = f"; no label is {ANY!r}" if null_label and part == count else ""
+            raise UserError(f"--labels: labels{of} must lie in 0 ... {count - 1}, got {part}{hint}")
         return part
     if part == ANY and null_label:
         return count

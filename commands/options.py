@@ -43,6 +43,14 @@ def number(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
 def share(text: str) -> float:
     """An argparse type: a number in 0 ... 1."""
     value = number(text)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import CONFIG, find, read_json
+from checkpoints.catalogue import CLIP, CONFIG, find, read_json
 from checkpoints.whole import written_whole
 from zoo.errors import UserError, one_line
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from commands.measures import Metrics
 
 POLICY = "actor-critic"  # the model class that `evaluate` and `rollout` play
+RETURN = "mean_return"
 EPISODES = 100  # of the protocol, from seeds 0 to 99
 CLIP_WIDTH, CLIP_FRAMES = 200, 150  # of the film on a card, so that it stays small
 FRAMES_PER_SECOND = 30
@@ -83,9 +84,21 @@ def measure_policy(model: str, device: str) -> "Metrics":
     played = play(policy, partial(make, name, arguments), range(EPISODES))
     how = f"one episode of {name} from each evaluation seed 0 to {EPISODES - 1}, always the most likely action"
     return {
-        "mean_return": Measurement.of(played.returns.tolist(), f"sum of rewards: {how}"),
+        RETURN: Measurement.of(played.returns.tolist(), f"sum of rewards: {how}"),
         "mean_length": Measurement.of(played.lengths.tolist(), f"steps: {how}"),
     }
+
+
+def write_clip(new: Path, folder: Path) -> dict[str, Any]:
+    """A film of the first evaluation episode of a policy, for its card: what results.json says of it."""
+    from datamodules.experience.collector import play
+    from datamodules.experience.environments import make
+
+    policy, name, arguments = load_policy(str(folder), "cpu")
+    film = Film()
+    play(policy, partial(make, name, arguments, render=True), [0], on_step=film)
+    film.write(new / CLIP, width=CLIP_WIDTH, most=CLIP_FRAMES)
+    return {"animation": CLIP}
 
 
 class Film:

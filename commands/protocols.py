@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 from commands.measures import (
     DRAWS,
     JUDGE,
+    Judge,
     Measurement,
     Metrics,
     batch_sizes,
     draw_samples,
-    fid_of_training_images,
-    mean,
 )
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from datamodules import Densities
     from datamodules.images import ImageDataModule
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0)  # of guidance
+LIKELIHOOD_STEPS = 50  # of Runge-Kutta
 SHAPES_DRAWN = 2000
 # the colour is decided at noise levels from 10 to 50, where "karras" takes twelve of fifty steps and "trailing" three
 SHAPES_SAMPLED: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -41,7 +42,7 @@ NOISE = 0.01  # of the pictures that say how far a valid one may be from its nea
 Say = Callable[[str], None]
 
 
-def measure(model: Any, data: "ImageDataModule", *, full: bool, say: Say) -> Metrics:
+def measure(model: Any, data: "ImageDataModule | Densities", *, full: bool, say: Say) -> Metrics:
     """Every metric of a model by the protocol of its kind and data.
 
     `full` takes as many draws as a card states; else few enough for ten minutes on two cores.
@@ -49,8 +50,14 @@ def measure(model: Any, data: "ImageDataModule", *, full: bool, say: Say) -> Met
     Raises:
         UserError: if there is no protocol for such a model.
     """
-    from datamodules import Shapes
+    from commands.flow_protocols import measure_density, measure_flow_images
+    from datamodules import Densities, Shapes
+    from zoo.flows.model import Flow
 
+    if isinstance(data, Densities):
+        return measure_density(model, data, say)
+    if isinstance(model, Flow):
+        return measure_flow_images(model, data, full=full, say=say)
     kind = type(model).__name__
     if kind == "ImageClassifier":
         return measure_classifier(model, data, full=full, say=say)
@@ -124,52 +131,35 @@ def measure_noisy_classifier(model: Any, data: "ImageDataModule", *, full: bool,
 
 def measure_guidance(model: Any, data: "ImageDataModule", *, full: bool, say: Say) -> Metrics:
     """At each scale of guidance: the asked label, read by the judge; FID, precision and recall; copying."""
-    import torch
-
-    import checkpoints
-    from zoo.metrics.samples import FeatureFID, nearest_distances, precision_recall
-
-    name = JUDGE[type(data).__name__.lower()]
-    judge: Any = checkpoints.load(name)
-    train, test, labels = data.images("train"), data.images("test"), data.labels("test")
-    draws = 5 if full else 2
-    fid = FeatureFID(judge, test)
-    base = fid_of_training_images(fid, train, len(test))
-    unseen = nearest_distances(test, train).median().item()
-    with torch.inference_mode():
-        test_features = judge.features(test)
-    how = f"50 DDIM steps, {len(test)} samples of the test images' labels, {draws} draws"
+    judge = Judge(data)
+    draws, labels, count = 5 if full else 2, judge.labels, len(judge.test)
+    how = f"50 DDIM steps, {count} samples of the test images' labels, {draws} draws"
+    space = f"features of {judge.name}; {how}"
     asked, fids, rest = {}, {}, {}
     for scale in SCALES:
-        read: list[float] = []
-        distances, nearest, precision, recall = [], [], [], []
+        found = []
         for draw in range(draws):
             say(f"guidance scale {scale:g}: draw {draw + 1} of {draws}")
-            samples = draw_samples(model, len(test), draw, labels=labels, guidance_scale=scale)
-            with torch.inference_mode():
-                features = judge.features(samples)
-                read += (judge.to_logits(features).argmax(1) == labels).double().tolist()
-            distances.append(fid(samples))
-            nearest.append(nearest_distances(samples, train).median().item())
-            pair = precision_recall(test_features, features)
-            precision.append(pair[0])
-            recall.append(pair[1])
+            found.append(judge(draw_samples(model, count, draw, labels=labels, guidance_scale=scale), labels))
         at = f"scale{scale:g}"
         asked[f"asked_label_{at}"] = Measurement.of(
-            read, f"share of samples that {name} reads as the label asked for; guidance scale {scale:g}, {how}"
+            [right for scores in found for right in scores.read],
+            f"share of samples that {judge.name} reads as the label asked for; guidance scale {scale:g}, {how}",
         )
         fids[f"fid_ratio_{at}"] = Measurement.of(
-            distances,
-            f"FID over the mean FID of {len(test)} training images, {mean(base):.4f}; features of {name}; {how}",
-            1 / mean(base),
+            [scores.fid for scores in found],
+            f"FID over the mean FID of {count} training images, {judge.base:.4f}; {space}",
+            1 / judge.base,
         )
-        rest[f"precision_{at}"] = Measurement.of(precision, f"3 nearest neighbours, features of {name}; {how}")
-        rest[f"recall_{at}"] = Measurement.of(recall, f"3 nearest neighbours, features of {name}; {how}")
+        for name in ("precision", "recall"):
+            rest[f"{name}_{at}"] = Measurement.of(
+                [getattr(scores, name) for scores in found], f"3 nearest neighbours, {space}"
+            )
         rest[f"nearest_ratio_{at}"] = Measurement.of(
-            nearest,
-            f"median distance of a sample to its nearest training image over that of the test images, {unseen:.4f}; "
-            f"below 1 is copying; {how}",
-            1 / unseen,
+            [scores.nearest for scores in found],
+            f"median distance of a sample to its nearest training image over that of the test images, "
+            f"{judge.unseen:.4f}; below 1 is copying; {how}",
+            1 / judge.unseen,
         )
     best = max(asked, key=lambda metric: asked[metric].value)
     return {best: asked[best]} | asked | fids | rest
@@ -233,7 +223,7 @@ def measure_diffusion(model: Any, data: "ImageDataModule", *, full: bool, say: S
     from zoo.metrics.likelihood import bits_per_dim
 
     last = model.process.num_timesteps
-    metrics = _measure_samples(
+    metrics = measure_samples(
         model,
         data,
         {
@@ -268,21 +258,23 @@ def measure_score(model: Any, data: "ImageDataModule", *, full: bool, say: Say) 
         say(f"likelihood: draw {draw + 1} of {draws}")
         generator = torch.Generator().manual_seed(draw)
         for x0 in _batches(test, next(model.parameters()).device):
-            density = model.log_likelihood(dequantise(x0, data.levels, generator), steps=50, generator=generator)
+            x0 = dequantise(x0, data.levels, generator)
+            density = model.log_likelihood(x0, steps=LIKELIHOOD_STEPS, generator=generator)
             bits += bits_per_dim(density + log_bin_volume(dims, data.levels), dims).tolist()
     flow = Measurement.of(
         bits,
-        f"density by the probability flow (50 Runge-Kutta steps, Hutchinson's trace) of the {len(test)} test images, "
-        f"dequantised: {data.levels} grey levels, a lower bound of the discrete likelihood; {draws} draws",
+        f"density by the probability flow ({LIKELIHOOD_STEPS} Runge-Kutta steps, Hutchinson's trace) of the "
+        f"{len(test)} test images, dequantised: {data.levels} grey levels, a lower bound of the discrete likelihood; "
+        f"{draws} draws",
     )._replace(size=len(test))
     sets = {
         "heun18": ({"sampler": "heun", "steps": 18, "spacing": "karras"}, DRAWS),
         "dpm++2m-sde20": ({"sampler": "dpm++2m-sde", "steps": 20}, DRAWS),
     }
-    return {"flow_bits_per_dim": flow} | _measure_samples(model, data, sets, say)
+    return {"flow_bits_per_dim": flow} | measure_samples(model, data, sets, say)
 
 
-def _measure_samples(
+def measure_samples(
     model: Any, data: "ImageDataModule", sets: dict[str, tuple[dict[str, Any], int]], say: Say
 ) -> Metrics:
     """Quality and copying of sets of samples: name -> (options of `sample`, draws).
@@ -290,51 +282,36 @@ def _measure_samples(
     FID is divided by that of training images against the same test images: 1 is as close to the test images as the
     training images are.
     """
-    import torch
-
-    import checkpoints
-    from zoo.metrics.samples import FeatureFID, nearest_distances, precision_recall
-
-    judge: Any = checkpoints.load(JUDGE[type(data).__name__.lower()])
-    train, test = data.images("train"), data.images("test")
-    count = len(test)
-    fid = FeatureFID(judge, test)
-    with torch.inference_mode():
-        test_features = judge.features(test)
-
-    baseline = fid_of_training_images(fid, train, count)
-    base = mean(baseline)
-    unseen = nearest_distances(test, train).median().item()
-    space = f"features of {JUDGE[type(data).__name__.lower()]}, {count} samples against the {count} test images"
+    judge = Judge(data)
+    count, base = len(judge.test), judge.base
+    space = f"features of {judge.name}, {count} samples against the {count} test images"
     metrics: Metrics = {}
     extra: Metrics = {}
     for label, (options, number) in sets.items():
-        distances, nearest, precision, recall = [], [], [], []
+        found = []
         for draw in range(number):
             say(f"{label}: draw {draw + 1} of {number}")
-            samples = draw_samples(model, count, draw, **options)
-            distances.append(fid(samples))
-            nearest.append(nearest_distances(samples, train).median().item())
-            with torch.inference_mode():
-                pair = precision_recall(test_features, judge.features(samples))
-            precision.append(pair[0])
-            recall.append(pair[1])
+            found.append(judge(draw_samples(model, count, draw, **options)))
+        fids = [scores.fid for scores in found]
         metrics[f"fid_ratio_{label}"] = Measurement.of(
-            distances, f"FID over the mean FID of {count} training images, {base:.4f}; {space}; mean of draws", 1 / base
+            fids, f"FID over the mean FID of {count} training images, {base:.4f}; {space}; mean of draws", 1 / base
         )
         metrics[f"nearest_ratio_{label}"] = Measurement.of(
-            nearest,
-            f"median distance of a sample to its nearest training image over that of the test images, {unseen:.4f}; "
-            "below 1 is copying; mean of draws",
-            1 / unseen,
+            [scores.nearest for scores in found],
+            f"median distance of a sample to its nearest training image over that of the test images, "
+            f"{judge.unseen:.4f}; below 1 is copying; mean of draws",
+            1 / judge.unseen,
         )
-        extra[f"fid_{label}"] = Measurement.of(distances, f"FID, {space}; mean of draws")
-        extra[f"precision_{label}"] = Measurement.of(
-            precision, f"precision, 3 nearest neighbours, {space}; mean of draws"
-        )
-        extra[f"recall_{label}"] = Measurement.of(recall, f"recall, 3 nearest neighbours, {space}; mean of draws")
+        extra[f"fid_{label}"] = Measurement.of(fids, f"FID, {space}; mean of draws")
+        for name in ("precision", "recall"):
+            extra[f"{name}_{label}"] = Measurement.of(
+                [getattr(scores, name) for scores in found],
+                f"{name}, 3 nearest neighbours, {space}; mean of draws",
+            )
 
-    metrics["fid_training_images"] = Measurement.of(baseline, f"FID of {count} training images, {space}; mean of draws")
+    metrics["fid_training_images"] = Measurement.of(
+        judge.baseline, f"FID of {count} training images, {space}; mean of draws"
+    )
     return metrics | extra
 
 

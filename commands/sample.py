@@ -1,9 +1,12 @@
-"""Draw images from a model: a PNG grid to look at, or the numbers as .npy or .safetensors (floats in [-1, 1]).
+"""Draw images or points from a model: a PNG to look at, or the numbers as .npy or .safetensors (images in [-1, 1]).
 
 A model that was trained for it draws what is asked for: --labels 7, and --guidance-scale 2 to insist. An unconditional
 model does so with the help of a --classifier. With classifier-free guidance at other scales than 0 and 1 one evaluation
 of the network answers for both branches, as a batch of twice the size: `network_evaluations` counts it once,
 `evaluations_per_image` twice.
+
+A flow (nice, realnvp, glow, cnf) draws in one pass; --temperature scales its noise, and the options of steps and
+guidance are not for it.
 """
 
 import argparse
@@ -17,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 from checkpoints.catalogue import CONFIG, find, read_json
 from checkpoints.whole import written_whole
 from commands.labels import label, resolve
-from commands.options import add_device, add_speed, at_least, check_output, choose_device, number, share, speed_up
+from commands.options import (
+    add_device,
+    add_speed,
+    at_least,
+    check_output,
+    choose_device,
+    number,
+    positive,
+    share,
+    speed_up,
+)
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,20 +42,38 @@ BATCH = 160  # images drawn at once: their feature maps still fit the caches of 
 # as in `zoo.diffusion`, which brings in PyTorch: too slow for --help
 SAMPLERS = ("ddim", "ddpm", "heun", "dpm++2m", "dpm++2m-sde", "euler-maruyama", "predictor-corrector")
 SPACINGS = ("trailing", "leading", "linspace", "quadratic", "karras")
+# options of diffusion models alone, and their defaults
+DIFFUSION = {
+    "sampler": "ddim",
+    "steps": 50,
+    "eta": 0.0,
+    "spacing": "trailing",
+    "guidance_scale": None,
+    "guidance_interval": None,
+    "guidance_rescale": 0.0,
+    "classifier": None,
+    "compile": False,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a shipped name, or a model folder")
-    parser.add_argument("--num-samples", type=at_least(1), default=64, help="how many images")
-    parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed draws the same images")
+    parser.add_argument("--num-samples", type=at_least(1), default=64, help="how many images, or points")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed draws the same samples")
     parser.add_argument("--output", type=Path, default=Path("samples.png"), help="a .png, .npy or .safetensors file")
-    parser.add_argument("--sampler", choices=SAMPLERS, default="ddim", help="ddpm is ancestral sampling")
+    parser.add_argument("--sampler", choices=SAMPLERS, default=DIFFUSION["sampler"], help="ddpm is ancestral sampling")
     parser.add_argument(
-        "--steps", type=at_least(1), default=50, help="one network evaluation each; two for heun, predictor-corrector"
+        "--steps",
+        type=at_least(1),
+        default=DIFFUSION["steps"],
+        help="one network evaluation each; two for heun, predictor-corrector",
     )
     parser.add_argument("--eta", type=float, default=0.0, help="ddim: 0 deterministic ... 1 as noisy as ddpm")
     parser.add_argument(
         "--spacing", choices=SPACINGS, default="trailing", help="which steps a short run visits; karras for heun"
+    )
+    parser.add_argument(
+        "--temperature", type=positive, default=1.0, help="flows: factor of the noise; below 1 is tamer"
     )
     parser.add_argument(
         "--labels",
@@ -85,11 +116,18 @@ def run(args: argparse.Namespace) -> int:
 
     import checkpoints
     from zoo.diffusion.model import ImageDiffusion
+    from zoo.flows.model import Flow
 
     device = choose_device(args.device)
     model = checkpoints.load(args.model, device)
+    if isinstance(model, Flow):
+        from commands.sample_flow import draw
+
+        return draw(args, model, device)
     if not isinstance(model, ImageDiffusion):
-        raise UserError(f"{args.model!r} does not draw images: it is a {type(model).__name__}")
+        raise UserError(f"{args.model!r} does not draw images: its class is {type(model).__name__}")
+    if args.temperature != 1:
+        raise UserError(f"--temperature {args.temperature:g} has no meaning for {args.model!r}: it belongs to flows")
     if args.eta and args.sampler != "ddim":
         raise UserError(f"--eta {args.eta} has no meaning for --sampler {args.sampler}: it belongs to ddim")
     if args.output.suffix.lower() == ".png" and model.image_shape[0] not in (1, 3):
@@ -124,18 +162,15 @@ def run(args: argparse.Namespace) -> int:
             )
             batches.append(images.cpu())
     seconds = time.perf_counter() - start
-    write_images(torch.cat(batches), args.output)
-    answer = {
-        "output": str(args.output),
-        "num_samples": args.num_samples,
-        "seconds": round(seconds, 3),
-        "network_evaluations": calls.number,
-        "evaluations_per_image": calls.images / args.num_samples,
-    }
-    if args.json:
-        print(json.dumps(answer))
-    else:
-        print(f"wrote {args.output}: {args.num_samples} images, {args.steps} steps each, {seconds:.1f} s")
+    write_samples(torch.cat(batches), args.output)
+    counted = {"network_evaluations": calls.number, "evaluations_per_image": calls.images / args.num_samples}
+    return tell(args, seconds, counted, f"images, {args.steps} steps each")
+
+
+def tell(args: argparse.Namespace, seconds: float, counted: dict[str, float], what: str) -> int:
+    """Prints the answer of a finished `sample`."""
+    answer = {"output": str(args.output), "num_samples": args.num_samples, "seconds": round(seconds, 3)} | counted
+    print(json.dumps(answer) if args.json else f"wrote {args.output}: {args.num_samples} {what}, {seconds:.1f} s")
     return 0
 
 
@@ -170,7 +205,7 @@ def _classifier(name: str | None, device: str) -> Any:
 
     classifier = checkpoints.load(name, device)
     if not isinstance(classifier, NoisyClassifier):
-        raise UserError(f"--classifier {name!r} does not read noised images: it is a {type(classifier).__name__}")
+        raise UserError(f"--classifier {name!r} does not read noised images: its class is {type(classifier).__name__}")
     return classifier
 
 
@@ -209,8 +244,12 @@ class _Calls:
         self.images += len(inputs[0])
 
 
-def write_images(images: Any, path: Path) -> None:
-    """Images (N, C, H, W) in [-1, 1] as a picture or as numbers, by the ending of the path."""
+def write_samples(images: Any, path: Path) -> None:
+    """Images (N, C, H, W) in [-1, 1], or points (N, D), as a picture or as numbers, by the ending of the path."""
+    if path.suffix.lower() == ".png" and images.ndim == 2:
+        from commands.flow_pictures import write_scatter
+
+        return write_scatter(images, path)
     with written_whole(path) as beside:
         if path.suffix.lower() == ".png":
             from PIL import Image

@@ -5,6 +5,7 @@ Only our packages, Lightning and torch.optim may be named in a config; a run nev
 
 import difflib
 import importlib.util
+import inspect
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+import lightning_modules
 from checkpoints.store import versions
 from checkpoints.whole import written_whole
 from commands.complaints import complaint
@@ -45,7 +47,7 @@ from zoo.errors import UserError, one_line
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
 SIZES = (  # what a model takes from its data
-    *("image_shape", "num_classes"),
+    *("image_shape", "num_features", "levels", "num_classes"),
     *("observation_shape", "num_actions", "action_low", "action_high", "total_env_steps"),
 )
 NEEDED = {  # what a verb calls of the model and of its data
@@ -92,6 +94,8 @@ def run(verb: str, arguments: list[str]) -> int:
 class CommandLine(LightningCLI):
     """LightningCLI with sizes taken from the data, one folder a run, and callbacks that every run has."""
 
+    _lacking = ""  # a size that the model needs and the data has not
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--wandb", type=bool, default=False, help="Also log to Weights & Biases.")
         parser.add_argument(
@@ -114,9 +118,22 @@ class CommandLine(LightningCLI):
             parser.link_arguments(
                 "data",
                 f"model.init_args.{name}",
-                compute_fn=lambda data, name=name: getattr(data, name, None),
+                compute_fn=lambda data, name=name: self._size_of(data, name),
                 apply_on="instantiate",
             )
+
+    def _size_of(self, data: L.LightningDataModule, name: str) -> Any:
+        """A size of the data; if it has no such size, what the command line or the model's default says."""
+        config = self._get_option("model")
+        size = getattr(data, name, config.init_args.get(name))
+        model = config.class_path.rsplit(".", 1)[-1]
+        parameter = inspect.signature(getattr(lightning_modules, model, object)).parameters.get(name)
+        if size is None and parameter is not None and parameter.default is inspect.Parameter.empty:
+            # told when the model fails for it: jsonargparse makes something else of an error in here
+            self._lacking = (
+                f"{model} needs {name}, which {type(data).__name__} has not: name another model or other data"
+            )
+        return size
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -156,7 +173,7 @@ class CommandLine(LightningCLI):
         except UserError:
             raise
         except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-            raise UserError(complaint(str(error))) from None
+            raise UserError(self._lacking or complaint(str(error))) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")

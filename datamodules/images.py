@@ -5,21 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.loader import InMemoryLoader
+from datamodules.memory import InMemoryDataModule, Split
 from zoo.errors import UserError
 
-Split = tuple[Tensor, Tensor]  # images (N, C, H, W) uint8 in 0 ... levels - 1, labels (N,) or (N, columns) int64
 
-
-class ImageDataModule(L.LightningDataModule, abc.ABC):
+class ImageDataModule(InMemoryDataModule, abc.ABC):
     """What the image sets share: batches of (images (B, C, H, W) in [-1, 1], labels (B,)).
 
-    A set states its sizes as plain attributes and reads itself in `_read`; everything else is here.
+    A set states its sizes as plain attributes and reads itself in `_read`, as uint8 in 0 ... levels - 1.
 
     Args:
         batch_size: images a batch, in each process.
@@ -39,76 +36,19 @@ class ImageDataModule(L.LightningDataModule, abc.ABC):
         horizontal_flip: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
-        if batches_per_epoch is not None and batches_per_epoch < 1:
-            raise UserError(f"data.batches_per_epoch must be at least 1, got {batches_per_epoch}")
-        self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
-        self.horizontal_flip, self.seed = horizontal_flip, seed
-        self._splits: dict[str, Split] | None = None
-        self._training: InMemoryLoader | None = None
-        self._position: dict[str, Any] = {"drawn": 0}
-
-    @abc.abstractmethod
-    def _read(self) -> dict[str, Split]:
-        """The splits "train", "val" and "test"."""
-
-    def prepare_data(self) -> None:
-        """Reads, and downloads, in one process at first, and before a run writes anything."""
-        self.setup()
-
-    def setup(self, stage: str | None = None) -> None:
-        if self._splits is None:
-            self._splits = self._read()
+        super().__init__(batch_size, batches_per_epoch, seed)
+        self.horizontal_flip = horizontal_flip
 
     def images(self, split: str) -> Tensor:
         """All images of "train", "val" or "test" in [-1, 1], (N, C, H, W) float32."""
-        self.setup()
-        assert self._splits is not None
-        return self._to_float(self._splits[split][0])
+        return self._to_float(self.split(split)[0])
 
     def labels(self, split: str) -> Tensor:
         """The labels of a split, (N,) or (N, columns) int64."""
-        self.setup()
-        assert self._splits is not None
-        return self._splits[split][1]
+        return self.split(split)[1]
 
-    def train_dataloader(self) -> Any:
-        self._training = self._loader("train", shuffle=True)
-        self._training.load_state_dict(self._position)
-        return self._training
-
-    def val_dataloader(self) -> Any:
-        return self._loader("val", shuffle=False)
-
-    def test_dataloader(self) -> Any:
-        return self._loader("test", shuffle=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the training stream stands: Lightning itself takes a loader back to its place only within an epoch."""
-        return self._training.state_dict() if self._training else self._position
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._position = state_dict
-
-    def _loader(self, split: str, *, shuffle: bool) -> InMemoryLoader:
-        self.setup()
-        assert self._splits is not None
-        trainer = self.trainer
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        images, labels = self._splits[split]
-        return InMemoryLoader(
-            images.to(device),
-            labels.to(device),
-            self.batch_size,
-            shuffle=shuffle,
-            batches_per_epoch=self.batches_per_epoch if shuffle else None,
-            transform=self._augment if shuffle and self.horizontal_flip else self._to_float,
-            seed=self.seed,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-        )
+    def _prepare(self, inputs: Tensor, *, training: bool) -> Tensor:
+        return self._augment(inputs) if training and self.horizontal_flip else self._to_float(inputs)
 
     def _to_float(self, images: Tensor) -> Tensor:
         return images.float() * (2 / (self.levels - 1)) - 1

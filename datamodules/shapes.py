@@ -2,7 +2,8 @@
 
 import torch
 
-from datamodules.images import ImageDataModule, Split
+from datamodules.images import ImageDataModule
+from datamodules.memory import Split
 from zoo.errors import UserError
 from zoo.metrics.shapes import COLOURS, SHAPES, random_drawings, render
 

@@ -77,8 +77,7 @@ class Classifier(L.LightningModule):
         return self.model(batch[0]).float().softmax(dim=1)
 
     def configure_optimizers(self) -> Any:
-        names = ("learning_rate", "weight_decay", "warmup_steps")
-        return adamw(self, **{name: self.hparams[name] for name in names})
+        return adamw(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = "image-classifier", self.arguments

@@ -10,13 +10,12 @@ from lightning_modules.denoising import (
     NAME,
     bound_bits,
     build,
-    check_denoising,
     compile_if_long,
     log_rarely,
     training_loss,
     validation_loss,
 )
-from lightning_modules.optimizers import adamw, check_options
+from lightning_modules.optimizers import adamw
 from zoo.diffusion.guidance import drop_labels
 from zoo.errors import UserError
 
@@ -71,8 +70,6 @@ class ClassifierFree(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        check_options(self.hparams)
-        check_denoising(self.hparams)
         if not num_classes:
             raise UserError("ClassifierFree needs labels, but the data has no classes")
         if not 0 < label_dropout < 1:
@@ -114,8 +111,7 @@ class ClassifierFree(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        names = ("learning_rate", "weight_decay", "warmup_steps", "learning_rate_schedule")
-        return adamw(self, **{name: self.hparams[name] for name in names})
+        return adamw(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments

@@ -126,8 +126,7 @@ class ClassifierGuidance(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        names = ("learning_rate", "weight_decay", "warmup_steps", "learning_rate_schedule")
-        return adamw(self, **{name: self.hparams[name] for name in names})
+        return adamw(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = "noisy-classifier", self.arguments

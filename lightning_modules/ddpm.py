@@ -10,13 +10,12 @@ from lightning_modules.denoising import (
     NAME,
     bound_bits,
     build,
-    check_denoising,
     compile_if_long,
     log_rarely,
     training_loss,
     validation_loss,
 )
-from lightning_modules.optimizers import adamw, check_options
+from lightning_modules.optimizers import adamw
 from zoo.errors import UserError
 
 
@@ -84,8 +83,6 @@ class DDPM(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        check_options(self.hparams)
-        check_denoising(self.hparams)
         if class_conditional and not num_classes:
             raise UserError("model.class_conditional is true, but the data has no classes")
         self.model, self.arguments = build(self.hparams, num_classes=num_classes if class_conditional else 0)
@@ -123,8 +120,7 @@ class DDPM(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        names = ("learning_rate", "weight_decay", "warmup_steps", "learning_rate_schedule")
-        return adamw(self, **{name: self.hparams[name] for name in names})
+        return adamw(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from checkpoints import load_weights
+from lightning_modules.optimizers import check_options
 from zoo.diffusion.losses import min_snr_weight
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.process import NoiseProcess
@@ -35,19 +36,16 @@ ARCHITECTURE = (
 )
 
 
-def check_denoising(options: Mapping[str, Any]) -> None:
-    """Looks at the options of `training_loss`.
+def build(options: Mapping[str, Any], **conditioning: Any) -> tuple[ImageDiffusion, dict[str, Any]]:
+    """The model of a module's options and of `conditioning` (classes, null label), and the plain arguments of it.
 
     Raises:
-        UserError: naming the option that cannot be meant.
+        UserError: naming an option of the optimizer, of `training_loss` or of the model that cannot be meant.
     """
-    gamma = options["min_snr_gamma"]
+    check_options(options)
+    gamma = options.get("min_snr_gamma")
     if gamma is not None and not gamma > 0:
         raise UserError(f"model.min_snr_gamma must be positive, got {gamma}")
-
-
-def build(options: Mapping[str, Any], **conditioning: Any) -> tuple[ImageDiffusion, dict[str, Any]]:
-    """The model of a module's options and of `conditioning` (classes, null label), and the plain arguments of it."""
     arguments = {name: _plain(options[name]) for name in ARCHITECTURE}
     arguments |= {name: _plain(value) for name, value in conditioning.items()}
     model = ImageDiffusion(**arguments)

@@ -28,28 +28,28 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError(f"model.learning_rate_schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
-def adamw(
-    module: L.LightningModule,
-    learning_rate: float,
-    weight_decay: float,
-    warmup_steps: int,
-    learning_rate_schedule: str = "constant",
-) -> dict[str, Any]:
+def adamw(module: L.LightningModule) -> dict[str, Any]:
     """Fused AdamW at learning_rate * min(1, i / warmup_steps) * decay(i) in step i = 1, 2, ... of N.
 
-    decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine".
+    decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's own options say
+    learning_rate, weight_decay, warmup_steps and, unless it is constant, learning_rate_schedule; `check_options` has
+    looked at them.
     """
+    options = module.hparams
+    cosine = options.get("learning_rate_schedule") == "cosine"
     fused = not module.trainer.gradient_clip_val  # Lightning clips no gradients of a fused optimizer in mixed precision
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
-    total = module.trainer.estimated_stepping_batches if learning_rate_schedule == "cosine" else 1
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"], fused=fused
+    )
+    total = module.trainer.estimated_stepping_batches if cosine else 1
     if not math.isfinite(total):
         raise UserError(
             "model.learning_rate_schedule 'cosine' needs an end: set trainer.max_epochs or trainer.max_steps"
         )
 
     def factor(done: int) -> float:
-        decay = (1 + math.cos(math.pi * min(1, done / total))) / 2 if learning_rate_schedule == "cosine" else 1.0
-        return decay * min(1, (done + 1) / max(1, warmup_steps))
+        decay = (1 + math.cos(math.pi * min(1, done / total))) / 2 if cosine else 1.0
+        return decay * min(1, (done + 1) / max(1, options["warmup_steps"]))
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.denoising import NAME, build, compile_if_long, log_rarely, moved, uniform_times, validation_loss
-from lightning_modules.optimizers import adamw, check_options
+from lightning_modules.optimizers import adamw
 from zoo.diffusion.likelihood import dequantise, log_bin_volume
 from zoo.diffusion.model import SAMPLERS
 from zoo.diffusion.parameterization import lognormal_times
@@ -78,7 +78,6 @@ class ScoreMatching(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        check_options(self.hparams)
         for name, value, known in (
             ("parameterization", parameterization, PARAMETERIZATIONS),
             ("times", times, TIMES),
@@ -130,8 +129,7 @@ class ScoreMatching(L.LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        names = ("learning_rate", "weight_decay", "warmup_steps", "learning_rate_schedule")
-        return adamw(self, **{name: self.hparams[name] for name in names})
+        return adamw(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import checkpoints
-from checkpoints.catalogue import CARD, CLIP, PICTURE, RESULTS, TRAINING
+from checkpoints.catalogue import ANIMATION, CARD, CLIP, PICTURE, RESULTS, TRAINING
 from commands.main import main
 
 pytest_plugins = ["tests.hub_server"]
@@ -37,6 +37,16 @@ def save_noisy_classifier(folder: Path, **changes) -> Path:
     generator = torch.Generator().manual_seed(1)
     state = {name: 0.2 * torch.randn(weight.shape, generator=generator) for name, weight in outline.items()}
     checkpoints.save(folder, "noisy-classifier", arguments, state, dict(ORIGIN))
+    return folder
+
+
+def save_flow(folder: Path, name: str, origin: dict | None = None, **arguments) -> Path:
+    """A model folder of a flow whose weights are random, so that it is not the identity."""
+    model = checkpoints.build(name, arguments)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    checkpoints.save(folder, name, arguments, model.state_dict(), ORIGIN | (origin or {}))
     return folder
 
 
@@ -82,8 +92,28 @@ def noisy_classifier(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def plane(tmp_path_factory):
+    """A flow of the plane; not to be changed."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-moons"
+    return save_flow(folder, "realnvp", {"data": "moons"}, shape=[2], couplings=3, hidden=4, linear=True)
+
+
+@pytest.fixture(scope="session")
+def space(tmp_path_factory):
+    """A flow of points of three columns and 4 classes."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-space"
+    return save_flow(folder, "nice", shape=[3], num_classes=4, hidden=4)
+
+
+@pytest.fixture(scope="session")
+def pixels(tmp_path_factory):
+    """A flow of digits."""
+    return save_flow(tmp_path_factory.mktemp("models") / "tiny-pixels", "nice", shape=[1, 8, 8], levels=17, hidden=4)
+
+
+@pytest.fixture(scope="session")
 def finished(tiny, tmp_path_factory):
-    """The unconditional model as an author leaves it: with results, card, picture and training config."""
+    """The unconditional model as an author leaves it: with results, card, picture, clip and training config."""
     from checkpoints.card import render  # brings in huggingface_hub, which must find its environment set
 
     folder = Path(shutil.copytree(tiny, tmp_path_factory.mktemp("finished") / "tiny-waves"))
@@ -93,6 +123,7 @@ def finished(tiny, tmp_path_factory):
     (folder / TRAINING).write_text("seed_everything: 7\n")
     Image.new("RGB", (8, 8)).save(folder / PICTURE)
     Image.new("P", (8, 8)).save(folder / CLIP)  # a policy's; here so that every file a folder may hold is tried
+    Image.new("RGB", (8, 8)).save(folder / ANIMATION)
     (folder / CARD).write_text(render(folder))
     return folder
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import torch
 
 from commands.main import main
 from datamodules import Digits
-from lightning_modules import DDPM, ClassifierFree
+from lightning_modules import CNF, DDPM, ClassifierFree, ClassifierGuidance, RealNVP, ScoreMatching
 from zoo.diffusion.model import ImageDiffusion
+from zoo.diffusion.noisy_classifier import NoisyClassifier
+from zoo.flows.model import Flow
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
+TINY_FLOW = str(Path(__file__).with_name("tiny_flow.yaml"))
+DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--model.augmentation", 0)
 
 # a server that has imported everything and done nothing: its processes start at once, and never inherit a thread
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -20,11 +25,15 @@ PROCESSES.set_forkserver_preload([__name__])
 
 
 def run(verb: str, folder: Path, *options: object) -> int:
-    """One verb of the Trainer in this process, with tiny.yaml and `folder` as its run folder; the exit status."""
+    """One verb of the Trainer in this process, with `folder` as its run folder; the exit status.
+
+    The config is tiny.yaml, unless `options` name another.
+    """
     before = sys.argv
     sys.argv = ["cli.py"]
+    config = [] if "--config" in options else ["--config", TINY]
     try:
-        return main([verb, "--config", TINY, "--trainer.default_root_dir", str(folder), *map(str, options)])
+        return main([verb, *config, "--trainer.default_root_dir", str(folder), *map(str, options)])
     finally:
         sys.argv = before
 
@@ -92,12 +101,16 @@ def _fit_with_signal(log, folder, options, step, number):
     sys.exit(run("fit", folder, *options))
 
 
-def run_in_ranks(folder: Path, commands: list[list[object]], port: int) -> list[dict]:
+def run_in_ranks(folder: Path, *commands: list[object]) -> list[dict]:
     """Runs each command in two processes together, as Lightning's launcher would start them.
 
     Returns:
-        For each rank what its training steps saw: "images", "noise", "labels", and the raw "weights" after the last.
+        For each rank what its training steps saw: "images" (or points), "noise", "labels" of a denoiser, the noised
+        "images" and "times" of a classifier; and the raw "weights" after the last.
     """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     ranks = [
         PROCESSES.Process(target=_run_as_rank, args=(rank, folder, commands, port), daemon=True) for rank in range(2)
     ]
@@ -113,8 +126,8 @@ def _run_as_rank(rank, folder, commands, port):
     sys.stderr = (folder / f"rank-{rank}.log").open("w", buffering=1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    seen = {"images": [], "noise": [], "labels": []}
-    original = ImageDiffusion.loss
+    seen = {"images": [], "noise": [], "labels": [], "times": []}
+    original, classify = ImageDiffusion.loss, NoisyClassifier.forward
 
     def loss(self, x0, t, noise, labels=None):
         if self.training:
@@ -123,11 +136,25 @@ def _run_as_rank(rank, folder, commands, port):
             seen["labels"].append(labels)
         return original(self, x0, t, noise, labels)
 
+    def forward(self, x, t):
+        if self.training:
+            seen["images"].append(x)
+            seen["times"].append(t)
+        return classify(self, x, t)
+
+    original_log_prob = Flow.log_prob
+
+    def log_prob(self, x, labels=None):
+        if self.training:
+            seen["images"].append(x)
+        return original_log_prob(self, x, labels)
+
     def on_train_batch_end(self, *_):
         seen["weights"] = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
 
-    ImageDiffusion.loss = loss
-    DDPM.on_train_batch_end = ClassifierFree.on_train_batch_end = on_train_batch_end
+    ImageDiffusion.loss, NoisyClassifier.forward, Flow.log_prob = loss, forward, log_prob
+    for kind in (DDPM, ClassifierFree, ClassifierGuidance, ScoreMatching, RealNVP, CNF):
+        kind.on_train_batch_end = on_train_batch_end
     for command in commands:
         status = run(*command)
         if status:

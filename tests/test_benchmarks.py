@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import math
 import time
 
 import pytest
 import torch
 
-from benchmarks import clock, hotspots, levers, scaling, speed, time_to_loss
+from benchmarks import clock, flows, hotspots, levers, likelihood, scaling, speed, time_to_loss
 from benchmarks.peers import CLASSES, SIDES, SIZES, TINY, Average, Setting, assert_equal_cost, build, quiet
 from lightning_modules.callbacks import EMA
+from tests.conftest import save_diffusion
 from zoo.diffusion.model import ImageDiffusion
 
 RULER = time_to_loss.Ruler
@@ -153,8 +155,50 @@ def test_the_recipe_of_diffusers_trains_and_goes_on(tmp_path, monkeypatch):
     assert len(longer) > len(curve)
 
 
+def test_the_exact_likelihood_is_that_of_an_exact_trace():
+    """Two ways to the same integral: Simpson's rule along the flow, and Runge-Kutta of flow and density together."""
+    torch.manual_seed(0)
+    model = ImageDiffusion(
+        (2, 2, 2), 4, (1,), attention_levels=(), schedule="ve", num_timesteps=7, parameterization="edm"
+    )
+    for weight in model.double().parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    x0 = torch.randn(5, 2, 2, 2, dtype=torch.float64)
+    with torch.no_grad():
+        expected = model.eval().log_likelihood(x0, trace="exact", steps=40)
+        exact, half = likelihood.exact_log_likelihood(model, x0, 32)
+    torch.testing.assert_close(expected, exact, rtol=2e-4, atol=0)  # 20 steps err by 1.3e-3, 80 by 6e-6
+    torch.testing.assert_close(half, exact, rtol=2e-4, atol=0)
+
+
+def test_the_likelihood_is_compared_image_by_image(tmp_path, monkeypatch):
+    monkeypatch.setattr(likelihood, "LIKELIHOOD_STEPS", 3)
+    small = {"image_shape": [1, 8, 8], "channel_multipliers": [1], "attention_levels": []}
+    folder = save_diffusion(tmp_path / "model", schedule="ve", parameterization="eps", **small)
+    found = likelihood.measure(str(folder), images=3, points=4, draws=2)
+    assert [len(values) for values in found.values()] == [3, 3, 3]
+    assert all(math.isfinite(value) for values in found.values() for value in values)
+
+
 def test_options_have_defaults():
     for part in (speed, levers, hotspots, scaling, time_to_loss):
         parser = argparse.ArgumentParser()
         part.add_arguments(parser)
         assert parser.parse_args([]).threads
+
+
+def test_flows_of_equal_cost_train_and_sample():
+    costs = {}
+    for name, make in flows.SIDES.items():
+        side = make(1)
+        costs[name] = flows.cost(side)
+        works = flows.calls(side, torch.randn(5, flows.DIMS))
+        before = [weight.clone() for weight in side.flow.parameters()]
+        works["train"]()
+        assert not all(torch.equal(a, b) for a, b in zip(before, side.flow.parameters(), strict=True))
+        assert works["log_prob"]().shape == (5,)
+        assert works["sample"]().shape == (5, flows.DIMS)
+    flows.assert_equal(costs)
+    costs["zuko"] = (costs["zuko"][0], 2 * costs["zuko"][1])
+    with pytest.raises(ValueError, match="the flows are not equal: FLOPs of ours, zuko, nflows, normflows"):
+        flows.assert_equal(costs)

@@ -8,7 +8,7 @@ from commands.runs import keep_rows
 from lightning_modules import DDPM
 from tests import runs
 
-KILLS = 50
+KILLS = 24
 OPTIONS = {
     "--data.batches_per_epoch": 1,  # a checkpoint after every step, so that many a kill meets one
     "--trainer.limit_val_batches": 0,

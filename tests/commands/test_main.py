@@ -23,6 +23,7 @@ OPTIONS = {
     "evaluate": ["MODEL", "--json", "--full", "--update", "--data", "--device", "--precision", "--compile"],
     "rollout": ["MODEL", "--episodes", "--seed", "--video", "--explore", "--environment", "--env-module", "--json"],
     "export": ["CKPT", "DIR", "--json"],
+    "density": ["MODEL", "--input", "--output", "--labels", "--draws", "--seed", "--precision", "--json", "--device"],
     "download": ["MODEL", "--to"],
     "publish": ["MODEL", "--repo-id", "--private", "--dry-run"],
     "demo": ["--folder"],

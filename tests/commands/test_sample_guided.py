@@ -150,7 +150,7 @@ MISTAKES = {
     "rescale": (["FREE", *GUIDED, "--guidance-rescale", 1.5], "--guidance-rescale: must be between 0 and 1, got 1.5"),
     "rescale alone": (["FREE", *QUICK, "--guidance-rescale", 0.5], "without a --guidance-scale other than 1"),
     "unconditional": (["TINY", *QUICK, "--labels", 1], "labels must not be given.*leave --labels 1 out, or name"),
-    "null by number": (["FREE", *QUICK, "--labels", 5], r"labels must lie in 0 \.\.\. 4, got 5"),
+    "null by number": (["FREE", *QUICK, "--labels", 5], r"labels must lie in 0 \.\.\. 4, got 5; no label is 'any'"),
     "any without null": (["CONDITIONAL", *QUICK, "--labels", "any"], "'any' has no meaning for this model"),
     "any, misspelt": (["FREE", *QUICK, "--labels", "eny"], "'eny' is no label; did you mean any?"),
     "no name": (["FREE", *QUICK, "--labels", "seven"], r"'seven' is no label; known: 0 \.\.\. 4, any"),
@@ -166,7 +166,7 @@ MISTAKES = {
     "unknown classifier": (["TINY", "--classifier", "noisy"], "unknown model 'noisy'"),
     "the judge guides": (
         ["TINY", *QUICK, "--classifier", "classifier-digits", "--labels", 1],
-        "--classifier 'classifier-digits' does not read noised images: it is a ImageClassifier",
+        "--classifier 'classifier-digits' does not read noised images: its class is ImageClassifier",
     ),
     "no label for it": (["TINY", *QUICK, "--classifier", "NOISY"], "labels must be given: a classifier guides towards"),
     "no such class": (["TINY", *QUICK, "--classifier", "NOISY", "--labels", 5], r"must lie in 0 \.\.\. 4, got 5"),
@@ -178,7 +178,7 @@ MISTAKES = {
     "conditional": (["CONDITIONAL", *GUIDED, "--classifier", "NOISY"], "classifier must not be given: this model is"),
     "another size": (["TINY", *GUIDED, "--classifier", "SIZE"], r"classifier must read images of shape \(3, 8, 4\)"),
     "another noise": (["TINY", *GUIDED, "--classifier", "NOISE"], "classifier must be trained on the noise of this"),
-    "a classifier draws": (["NOISY", *QUICK], "does not draw images: it is a NoisyClassifier"),
+    "a classifier draws": (["NOISY", *QUICK], "does not draw images: its class is NoisyClassifier"),
 }  # fmt: skip
 
 

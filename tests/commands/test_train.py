@@ -5,7 +5,6 @@ import pickle
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ import datamodules
 import lightning_modules
 from commands.main import main
 from tests.runs import (
+    DDP,
     TINY,
     assert_same_run,
     digits_batches,
@@ -229,8 +229,6 @@ def test_ctrl_c_leaves_the_handler_of_the_caller_alone(resumable):
 
 # several processes --------------------------------------------------------------------------------------------------
 
-DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--model.augmentation", 0)
-
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
@@ -251,15 +249,12 @@ def ranks(tmp_path_factory, straight):
     folder = tmp_path_factory.mktemp("ddp")
     model = folder / "model"
     assert main(["export", str(straight / "last.ckpt"), str(model)]) == 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     commands = [
         ["fit", folder / "run", *DDP, "--trainer.max_epochs", 1],
         ["fit", folder / "run", *DDP, "--ckpt_path", folder / "run" / "last.ckpt"],
         ["predict", folder / "run", *DDP[:4], *predict_options(model)],
     ]
-    return folder, run_in_ranks(folder, commands, port)
+    return folder, run_in_ranks(folder, *commands)
 
 
 def predict_options(model):
@@ -318,7 +313,7 @@ def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, co
         write_cifar10(tmp_path / datamodules.CIFAR10.folder, monkeypatch, each=8, test=4)
     elif data == "ImageFolder":
         write_pictures(tmp_path / "pictures", {"a": 12, "b": 8}, height=40, width=50)
-    if data == "Shapes":
+    if data == "Shapes" or data == "Densities":
         options += ["--data.num_train", 20]
     elif data not in ("Digits", "Latents"):
         options += ["--data.root", tmp_path / "pictures" if data == "ImageFolder" else tmp_path]
@@ -376,6 +371,10 @@ MISTAKES = {
     "--trainer.val_check_interval 0.0": "trainer.val_check_interval must be positive, got 0.0",
     "--save_every_n_epochs 0": "save_every_n_epochs must be at least 1, got 0",
     "--seed_everything -1": "seed_everything must be a whole number between 0 and 4294967295, got -1",
+    "--data Densities": "DDPM needs image_shape, which Densities has not: name another model",
+    "--data Densities --data.name moon --model RealNVP": "data.name must be one of moons",
+    "--model RealNVP --model.couplings two": "'couplings' of lightning_modules.RealNVP: Expected a <class 'int'>",
+    "--data Densities --model Glow": "Glow needs image_shape, which Densities has not",
     "--model.learning_rate 0": "model.learning_rate must be positive, got 0",
     "--model.weight_decay -0.5": "model.weight_decay must be at least 0, got -0.5",
     "--model.warmup_steps -1": "model.warmup_steps must be at least 0, got -1",

@@ -1,69 +1,37 @@
-import socket
-from types import SimpleNamespace
-
 import pytest
 import torch
-from torch import nn
 
 import checkpoints
 from lightning_modules import ClassifierFree
-from tests.runs import assert_same_run, fit, read, run_in_ranks
+from tests.modules import SHAPE, alone, batch, note_calls
+from tests.runs import DDP, assert_same_run, differences, fit, read, run_in_ranks
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 
-SHAPE, T = (3, 8, 4), 20
+CLASSES, T = (3, 2), 20
 MODEL = ("--model", "ClassifierFree", "--model.channels", 8, "--model.num_timesteps", T, "--model.warmup_steps", 3)
 
 
 def free(**changes):
-    """A module whose trainer is a stub, with random weights in the layers that start at zero."""
-    torch.manual_seed(0)
-    options = {"image_shape": SHAPE, "num_classes": (3, 2), "channels": 4, "num_timesteps": T} | changes
-    module = ClassifierFree(**options)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    module.trainer = SimpleNamespace(
-        global_step=1, log_every_n_steps=50, datamodule=SimpleNamespace(levels=17), world_size=1
-    )
-    module.logged = {}
-    module.log = lambda name, value, **_: module.logged.update({name: value})
-    return module
+    return alone(ClassifierFree, **{"num_classes": CLASSES} | changes)
 
 
-def batch(size=6, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 17, (size, *SHAPE), generator=generator) / 8 - 1
-    columns = [torch.randint(0, count, (size,), generator=generator) for count in (3, 2)]
-    return images, torch.stack(columns, dim=1)
-
-
-@pytest.fixture
-def told(monkeypatch):
-    """The labels that the model's loss is given, call by call."""
-    calls, original = [], ImageDiffusion.loss
-
-    def loss(self, x0, t, noise, labels=None):
-        calls.append(labels)
-        return original(self, x0, t, noise, labels)
-
-    monkeypatch.setattr(ImageDiffusion, "loss", loss)
-    return calls
-
-
-def test_a_share_of_the_labels_is_dropped_in_training_only(told):
-    module, (images, labels) = free(label_dropout=0.3), batch(400)
+def test_a_share_of_the_labels_is_dropped_in_training_only(monkeypatch):
+    calls = note_calls(monkeypatch, ImageDiffusion, "loss")
+    module, (images, labels) = free(label_dropout=0.3), batch(*CLASSES, size=400)
     given = labels.clone()
     module.training_step((images, labels), 0)
     assert torch.equal(labels, given), "the batch itself is left alone"
-    lost = told[0] == torch.tensor([3, 2])
-    assert torch.equal(told[0][~lost], labels[~lost])
+    told = calls[0].labels
+    lost = told == torch.tensor(CLASSES)
+    assert torch.equal(told[~lost], labels[~lost])
     # a row with probability 0.3, then each entry with 0.3: an entry 0.51, within four standard deviations of 0.025
     assert all(abs(share - 0.51) < 0.1 for share in lost.float().mean(0).tolist())
     module.eval()
     for step in (module.validation_step, module.test_step):
-        told.clear()
+        calls.clear()
         step((images[:5], labels[:5]), 0)
-        assert all(torch.equal(asked, labels[:5]) for asked in told)
+        assert all(torch.equal(call.labels, labels[:5]) for call in calls)
 
 
 def test_prediction_is_guided_through_all_classes():
@@ -105,13 +73,9 @@ def test_bfloat16_learns_in_float32(tmp_path):
 
 
 def test_two_processes_drop_their_own_labels_and_end_with_equal_weights(tmp_path):
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = free_port.getsockname()[1]
-    options = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--trainer.max_epochs", 1)
-    command = ["fit", tmp_path / "run", *MODEL, "--model.label_dropout", 0.5, *options]
-    first, second = run_in_ranks(tmp_path, [command], port)
-    assert all(torch.equal(weight, second["weights"][name]) for name, weight in first["weights"].items())
+    command = ["fit", tmp_path / "run", *MODEL, "--model.label_dropout", 0.5, *DDP, "--trainer.max_epochs", 1]
+    first, second = run_in_ranks(tmp_path, command)
+    assert differences(first["weights"], second["weights"]) == []
     lost = [torch.cat(rank["labels"]) == 10 for rank in (first, second)]
     assert all(0 < share.float().mean() < 1 for share in lost)
     assert not torch.equal(*lost)

@@ -1,19 +1,17 @@
-from types import SimpleNamespace
-
 import lightning as L
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import checkpoints
 from datamodules import Latents
 from lightning_modules import ClassifierGuidance
-from tests.runs import assert_same_run, fit, read
+from tests.modules import SHAPE, alone, batch, note_calls
+from tests.runs import DDP, assert_same_run, differences, fit, read, run_in_ranks
 from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
 
-SHAPE, CLASSES, T = (3, 8, 4), 5, 20
+CLASSES, T = 5, 20
 MODEL = (
     "--model", "ClassifierGuidance", "--model.channels", 8, "--model.num_timesteps", 20, "--model.warmup_steps", 3,
 )  # fmt: skip
@@ -21,45 +19,21 @@ ALONE = ("--trainer.callbacks", '[{"class_path": "lightning_modules.callbacks.EM
 
 
 def guidance(**changes):
-    """A module whose trainer is a stub, with random weights in the layers that start at zero."""
-    torch.manual_seed(0)
-    options = {"image_shape": SHAPE, "num_classes": CLASSES, "channels": 4, "num_timesteps": T} | changes
-    module = ClassifierGuidance(**options)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    module.trainer = SimpleNamespace(global_step=1, log_every_n_steps=50)
-    module.logged = {}
-    module.log = lambda name, value, **_: module.logged.update({name: value})
-    return module
-
-
-def batch(size=6, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 17, (size, *SHAPE), generator=generator) / 8 - 1
-    return images, torch.randint(0, CLASSES, (size,), generator=generator)
+    return alone(ClassifierGuidance, **{"num_classes": CLASSES} | changes)
 
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What the classifier is asked, call by call."""
-    calls, original = [], NoisyClassifier.forward
-
-    def forward(self, x, t):
-        logits = original(self, x, t)
-        calls.append(SimpleNamespace(x=x, t=t, logits=logits))
-        return logits
-
-    monkeypatch.setattr(NoisyClassifier, "forward", forward)
-    return calls
+    return note_calls(monkeypatch, NoisyClassifier, "forward")
 
 
 def test_training_reads_images_noised_to_uniform_times(seen, monkeypatch):
-    module, (images, labels) = guidance(num_timesteps=4, augmentation=0.0), batch(size=400)
+    module, (images, labels) = guidance(num_timesteps=4, augmentation=0.0), batch(CLASSES, size=400)
     drawn, original = [], torch.randn_like
     monkeypatch.setattr(torch, "randn_like", lambda like: drawn.append(original(like)) or drawn[-1])
     loss = module.training_step((images, labels), 0)
     (call,) = seen
-    assert torch.equal(loss, F.cross_entropy(call.logits, labels))
+    assert torch.equal(loss, F.cross_entropy(call.answer, labels))
     counts = torch.bincount(call.t, minlength=5)  # binomial(400, 1/4): within four standard deviations of 8.7
     assert counts[0] == 0
     assert all(65 < count < 135 for count in counts[1:])
@@ -69,7 +43,7 @@ def test_training_reads_images_noised_to_uniform_times(seen, monkeypatch):
 def test_augmentation_moves_training_images_only(seen):
     moving = guidance(augmentation=1.0, num_timesteps=1000, schedule="linear")
     moving.model.process.add_noise = lambda images, noise, t: images
-    images, labels = batch()
+    images, labels = batch(CLASSES)
     moving.training_step((images, labels), 0)
     assert (seen[0].x != images).flatten(1).any(1).all()
     moving.validation_step((images, labels), 0)
@@ -78,7 +52,7 @@ def test_augmentation_moves_training_images_only(seen):
 
 def test_validation_is_the_same_every_time_in_four_bands(seen):
     module = guidance().eval()
-    images, labels = batch(size=10)
+    images, labels = batch(CLASSES, size=10)
     logged = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -87,11 +61,11 @@ def test_validation_is_the_same_every_time_in_four_bands(seen):
     assert logged[0] == logged[1]
     bands = [sorted(set(call.t.tolist())) for call in seen[:4]]
     assert bands == [[1, 2, 3, 4, 5], [6, 7, 8, 9, 10], [11, 12, 13, 14, 15], [16, 17, 18, 19, 20]]
-    rights = [(call.logits.argmax(1) == labels).float().mean() for call in seen[:4]]
+    rights = [(call.answer.argmax(1) == labels).float().mean() for call in seen[:4]]
     for i, right in enumerate(rights):
         assert logged[0][f"val/accuracy_quarter_{i + 1}"] == right
     assert torch.isclose(logged[0]["val/accuracy"], torch.stack(rights).mean())
-    losses = torch.stack([F.cross_entropy(call.logits, labels) for call in seen[:4]])
+    losses = torch.stack([F.cross_entropy(call.answer, labels) for call in seen[:4]])
     assert torch.isclose(logged[0]["val/loss"], losses.mean())
     module.test_step((images, labels), 3)
     assert module.logged["test/loss"] == logged[0]["val/loss"]
@@ -99,7 +73,7 @@ def test_validation_is_the_same_every_time_in_four_bands(seen):
 
 def test_a_process_of_few_steps_is_validated_within_them(seen):
     module = guidance(num_timesteps=2).eval()
-    module.validation_step(batch(), 0)
+    module.validation_step(batch(CLASSES), 0)
     assert all(1 <= t <= 2 for call in seen for t in call.t.tolist())
 
 
@@ -151,6 +125,15 @@ def test_a_resumed_run_is_bit_equal(tmp_path):
     half = fit(tmp_path / "half", *MODEL, *ALONE, "--trainer.max_epochs", 1)
     fit(half, *MODEL, *ALONE, "--ckpt_path", half / "last.ckpt")
     assert_same_run(straight / "last.ckpt", half / "last.ckpt")
+
+
+def test_two_processes_noise_their_own_rows_and_end_with_equal_weights(tmp_path):
+    first, second = run_in_ranks(tmp_path, ["fit", tmp_path / "run", *MODEL, *ALONE, *DDP, "--trainer.max_epochs", 1])
+    assert differences(first["weights"], second["weights"]) == []
+    assert len(first["images"]) == len(second["images"]) == 7
+    for name in ("times", "images"):
+        for one, two in zip(first[name], second[name], strict=True):
+            assert (one != two).any()
 
 
 def test_bfloat16_learns_in_float32(tmp_path):

@@ -1,60 +1,34 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 import checkpoints
 from commands.main import main
 from lightning_modules import DDPM
+from tests.modules import SHAPE, alone, batch, note_calls
 from tests.runs import TINY, differences, fit, read
 from zoo.diffusion.losses import min_snr_weight
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 
-SHAPE, CLASSES, T = (3, 8, 4), 5, 20
+CLASSES, T = 5, 20
 
 
 def ddpm(**changes):
-    """A module whose trainer is a stub, with random weights in the layers that start at zero."""
-    torch.manual_seed(0)
-    module = DDPM(**{"image_shape": SHAPE, "num_classes": CLASSES, "channels": 4, "num_timesteps": T, **changes})
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    module.trainer = SimpleNamespace(
-        global_step=1, log_every_n_steps=50, datamodule=SimpleNamespace(levels=17), world_size=1
-    )
-    module.logged = {}
-    module.log = lambda name, value, **_: module.logged.update({name: value})
-    return module
-
-
-def batch(size=6, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 17, (size, *SHAPE), generator=generator) / 8 - 1
-    return images, torch.randint(0, CLASSES, (size,), generator=generator)
+    return alone(DDPM, num_classes=CLASSES, **changes)
 
 
 @pytest.fixture
 def losses(monkeypatch):
-    """What is given to the model's loss and what it returns, call by call."""
-    calls, original = [], ImageDiffusion.loss
-
-    def loss(self, x0, t, noise, labels=None):
-        answer = original(self, x0, t, noise, labels)
-        calls.append(SimpleNamespace(x0=x0, t=t, noise=noise, labels=labels, answer=answer))
-        return answer
-
-    monkeypatch.setattr(ImageDiffusion, "loss", loss)
-    return calls
+    return note_calls(monkeypatch, ImageDiffusion, "loss")
 
 
 # the loss -----------------------------------------------------------------------------------------------------------
 
 
 def test_training_averages_the_loss_over_uniform_times_and_normal_noise(losses):
-    module, images = ddpm(num_timesteps=4), batch(size=400)[0]
+    module, images = ddpm(num_timesteps=4), batch(CLASSES, size=400)[0]
     loss = module.training_step((images, None), 0)
     (call,) = losses
     assert torch.equal(call.x0, images)
@@ -74,7 +48,7 @@ def test_training_averages_the_loss_over_uniform_times_and_normal_noise(losses):
 
 
 def test_the_label_reaches_a_conditional_network_only(losses):
-    images, labels = batch()
+    images, labels = batch(CLASSES)
     ddpm(class_conditional=True).training_step((images, labels), 0)
     ddpm().training_step((images, labels), 0)
     assert torch.equal(losses[0].labels, labels)
@@ -88,7 +62,7 @@ def test_the_label_reaches_a_conditional_network_only(losses):
 @pytest.mark.parametrize("parameterization", ["eps", "v", "x0"])
 def test_min_snr_gamma_weighs_each_sample(parameterization, losses):
     module = ddpm(min_snr_gamma=0.7, parameterization=parameterization)
-    loss = module.training_step(batch(), 0)
+    loss = module.training_step(batch(CLASSES), 0)
     (call,) = losses
     weight = min_snr_weight(module.model.process.snr(call.t), parameterization, 0.7)
     assert loss == (weight * call.answer).mean()
@@ -96,7 +70,7 @@ def test_min_snr_gamma_weighs_each_sample(parameterization, losses):
 
 
 def test_augmentation_moves_training_images_only(losses):
-    images, labels = batch()
+    images, labels = batch(CLASSES)
     module = ddpm(augmentation=1.0)
     module.training_step((images, labels), 0)
     assert (losses[0].x0 != images).flatten(1).any(1).all()
@@ -111,13 +85,13 @@ def test_the_loss_is_logged_at_the_steps_that_lightning_writes():
     module.trainer.log_every_n_steps = 10
     module.log = lambda name, value, **_: steps.append(module.trainer.global_step)
     for module.trainer.global_step in range(35):
-        module.training_step(batch(), 0)
+        module.training_step(batch(CLASSES), 0)
     assert steps == [9, 19, 29]
 
 
 def test_the_validation_loss_is_the_same_every_time_and_spread_over_all_times(losses):
     module = ddpm().eval()
-    images, labels = batch(size=T)
+    images, labels = batch(CLASSES, size=T)
     seen = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -130,7 +104,7 @@ def test_the_validation_loss_is_the_same_every_time_and_spread_over_all_times(lo
 
 
 def test_the_test_metric_is_the_bound_in_bits():
-    module, (images, _) = ddpm().eval(), batch()
+    module, (images, _) = ddpm().eval(), batch(CLASSES)
     module.test_step((images, None), 2)
     bound = module.model.bound(images, 17, generator=torch.Generator().manual_seed(2)).total  # nats an image
     assert torch.isclose(module.logged["test/bits_per_dim"], (bound / (96 * math.log(2))).mean(), rtol=1e-6)

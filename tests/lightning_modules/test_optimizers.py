@@ -17,7 +17,8 @@ class Line(L.LightningModule):
 
     def __init__(self, **options):
         super().__init__()
-        self.model, self.options, self.rates = nn.Linear(3, 1), options, []
+        self.save_hyperparameters()
+        self.model, self.rates = nn.Linear(3, 1), []
 
     def training_step(self, batch, batch_idx):
         (group,) = self.optimizers().param_groups
@@ -26,7 +27,7 @@ class Line(L.LightningModule):
         return (self.model(batch[0])[:, 0] - batch[1]).square().mean()
 
     def configure_optimizers(self):
-        return adamw(self, **self.options)
+        return adamw(self)
 
 
 def train(**options):

@@ -1,53 +1,33 @@
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 import checkpoints
 from lightning_modules import ScoreMatching
-from tests.runs import assert_same_run, fit, read, run
+from tests.modules import LEVELS, SHAPE, alone, batch, note_calls
+from tests.runs import DDP, assert_same_run, differences, digits_batches, fit, read, run, run_in_ranks
 from zoo.diffusion.likelihood import dequantise
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.parameterization import SIGMA_DATA
 from zoo.diffusion.score import denoising_score_matching
 from zoo.errors import UserError
 
-SHAPE, T, LEVELS = (3, 8, 4), 20, 17
+T = 20
 MODEL = ("--model", "ScoreMatching", "--model.channels", 8, "--model.num_timesteps", T, "--model.warmup_steps", 3)
 
 
 def matching(**changes):
-    """A module whose trainer is a stub, with random weights in the layers that start at zero."""
-    torch.manual_seed(0)
-    module = ScoreMatching(**{"image_shape": SHAPE, "channels": 4, "num_timesteps": T, **changes})
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    module.trainer = SimpleNamespace(
-        global_step=1, log_every_n_steps=50, datamodule=SimpleNamespace(levels=LEVELS), world_size=1
-    )
-    module.logged = {}
-    module.log = lambda name, value, **_: module.logged.update({name: value})
-    return module
+    return alone(ScoreMatching, **changes)
 
 
-def images(size=6, seed=1):
-    return torch.randint(0, LEVELS, (size, *SHAPE), generator=torch.Generator().manual_seed(seed)) / 8 - 1
+def images(size=6):
+    return batch(1, size=size)[0]
 
 
 @pytest.fixture
 def losses(monkeypatch):
-    """What is given to the model's loss and what it returns, call by call."""
-    calls, original = [], ImageDiffusion.loss
-
-    def loss(self, x0, t, noise, labels=None):
-        answer = original(self, x0, t, noise, labels)
-        calls.append(SimpleNamespace(x0=x0, t=t, noise=noise, labels=labels, answer=answer))
-        return answer
-
-    monkeypatch.setattr(ImageDiffusion, "loss", loss)
-    return calls
+    return note_calls(monkeypatch, ImageDiffusion, "loss")
 
 
 def test_training_data_fill_their_grey_levels_anew_in_every_step(losses):
@@ -160,6 +140,18 @@ def test_a_resumed_run_is_bit_equal(times, tmp_path):
     half = fit(tmp_path / "half", *options, "--trainer.max_epochs", 1)
     fit(half, *options, "--ckpt_path", half / "last.ckpt")
     assert_same_run(straight / "last.ckpt", half / "last.ckpt")
+
+
+def test_two_processes_fill_the_grey_levels_of_their_own_rows_and_end_with_equal_weights(tmp_path):
+    first, second = run_in_ranks(tmp_path, ["fit", tmp_path / "run", *MODEL, *DDP, "--trainer.max_epochs", 1])
+    assert differences(first["weights"], second["weights"]) == []
+    assert len(first["images"]) == 7
+    for i, both in enumerate(digits_batches(7, size=12)):
+        images, noise = (torch.cat([rank[name][i] for rank in (first, second)]) for name in ("images", "noise"))
+        offset = (images - both) * 8  # in bins: the halves of what one process would read, dequantised
+        assert offset.abs().max() <= 0.5 + 1e-5
+        for drawn in (offset, noise):
+            assert (drawn[:6] != drawn[6:]).float().mean() > 0.99
 
 
 def test_bfloat16_learns_in_float32(losses, tmp_path):

@@ -1,0 +1,110 @@
+"""The density of a velocity field, from plain arguments, with both of its objectives."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from zoo.flows.chain import Chain
+from zoo.flows.cnf import CNF, DATA, NOISE, flow_matching_loss
+from zoo.flows.layers import Flatten, Standardise
+from zoo.flows.marginals import Marginals, Probit
+from zoo.flows.model import Flow
+from zoo.flows.ode import Evaluations, Solver
+from zoo.flows.velocity import VelocityMLP
+
+
+class ContinuousFlow(Flow):
+    """A `Flow` whose last bijection is a `CNF`; what precedes it has nothing to learn."""
+
+    def __init__(
+        self, shape: tuple[int, ...], layers: list[nn.Module], cnf: CNF, levels: int, num_classes: int
+    ) -> None:
+        super().__init__(shape, Chain([*layers, cnf]), levels=levels, num_classes=num_classes)
+        self._before = len(layers)
+
+    @property
+    def cnf(self) -> CNF:
+        return self.bijection.bijections[self._before]  # type: ignore[index, return-value]
+
+    def flow_matching_loss(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        coupling: str = "independent",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """(B,) values of `zoo.flows.cnf.flow_matching_loss`, for x as in `log_prob`."""
+        y, _ = self._to_field(x)
+        return flow_matching_loss(self.cnf.field, y, self._context(labels, len(x)), coupling, generator)
+
+    def likelihood_loss(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        kinetic: float = 0.0,
+        jacobian: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Evaluations]:
+        """(-log p + kinetic * int |v|^2 dt + jacobian * int |dv/dx|_F^2 dt) / D, (B,), and the solve's evaluations.
+
+        Args:
+            x, labels: as in `log_prob`.
+            generator: of the random signs behind a Hutchinson trace and the Jacobian's norm.
+
+        References:
+            Finlay et al. 2020, arXiv:2002.02798, eq. 9.
+        """
+        y, ladj = self._to_field(x)
+        context = self._context(labels, len(x))
+        regularise = kinetic > 0 or jacobian > 0
+        way = self.cnf.transport(y, DATA, NOISE, context, regularise=regularise, generator=generator)
+        loss = -(self._base_log_prob(way.points) + way.ladj + ladj) / self.dims
+        if way.kinetic is not None and way.jacobian is not None:
+            loss = loss + kinetic * way.kinetic + jacobian * way.jacobian
+        return loss, way.evaluations
+
+    def _to_field(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, *shape) in the field's coordinates (B, D), and the log-determinant of getting there (B,)."""
+        layers: list[nn.Module] = list(self.bijection.bijections)[: self._before]  # type: ignore[arg-type]
+        return Chain(layers)(x.to(self.like))
+
+
+def cnf(
+    shape: tuple[int, ...],
+    levels: int = 0,
+    num_classes: int = 0,
+    hidden: int = 64,
+    depth: int = 3,
+    activation: str = "silu",
+    dropout: float = 0.0,
+    frequencies: int = 8,
+    solver: str = "dopri5",
+    tolerance: float = 1e-5,
+    steps: int = 16,
+    trace: str = "exact",
+    max_evaluations: int = 5_000,
+    alpha: float = 1e-3,
+) -> ContinuousFlow:
+    """Points standardised, or images through their pixels' histograms, carried to noise along a field.
+
+    Args:
+        shape: (D,), or of images (C, H, W), which are flattened.
+        levels, num_classes: see `Flow`.
+        hidden, depth, activation, dropout, frequencies: see `VelocityMLP`. Above a few dimensions take depth 2, whose
+            exact trace costs one more product whatever D is.
+        solver, tolerance, steps, max_evaluations: see `zoo.flows.ode.Solver`.
+        trace: "exact" or "hutchinson"; see `CNF`.
+        alpha: of images, see `zoo.flows.marginals`.
+
+    References:
+        Grathwohl et al. 2019, FFJORD, arXiv:1810.01367.
+    """
+    field = VelocityMLP(math.prod(shape), hidden, depth, num_classes, activation, dropout, frequencies)
+    layers: list[nn.Module] = [Standardise(shape)]
+    if levels:
+        # flow matching would gain by histograms that bring all images together, so these keep what they start with
+        layers = [Marginals(shape, levels).requires_grad_(False), Probit(alpha)]
+    layers += [Flatten(shape)] * (len(shape) > 1)
+    flow = CNF(field, Solver(solver, tolerance, steps, max_evaluations=max_evaluations), trace)
+    return ContinuousFlow(shape, layers, flow, levels, num_classes)

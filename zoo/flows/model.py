@@ -1,0 +1,218 @@
+"""A flow: a bijection and a base distribution, which make a density with exact log-probabilities."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.flows.chain import Chain
+from zoo.flows.dequantise import check_on_grid, dequantise, quantise
+from zoo.flows.layers import Standardise
+from zoo.flows.marginals import Marginals
+from zoo.random import normal
+
+BASES = ("normal", "logistic")
+
+
+class Flow(nn.Module):
+    """log p(x) = log p_base(f(x)) + log |det df/dx|: a density of points, or of images on a grid of grey levels.
+
+    Args:
+        shape: of one x: (D,) for points, (C, H, W) for images.
+        bijection: f, from (B, *shape) to (B, D); see `zoo.flows`.
+        base: "normal" or "logistic", of independent standard entries.
+        levels: 0 for points, whose density is in their own units; else the number of grey levels of images in
+            [-1, 1], whose density is that of y in [0, 1]^D; see `zoo.flows.dequantise`.
+        num_classes: 0, or the number of classes of a conditional density; the context of f is then the class, one-hot.
+
+    References:
+        Dinh et al. 2016, arXiv:1605.08803, equation 2; Papamakarios et al. 2019, arXiv:1912.02762, section 2.1.
+    """
+
+    like: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        bijection: nn.Module,
+        base: str = "normal",
+        levels: int = 0,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        if base not in BASES:
+            raise ValueError(f"base must be one of {', '.join(BASES)}, got {base!r}")
+        if levels < 0 or levels == 1:
+            raise ValueError(f"levels must be 0 or at least 2, got {levels!r}")
+        self.shape, self.dims = tuple(shape), math.prod(shape)
+        self.base, self.levels, self.num_classes = base, levels, num_classes
+        self.bijection = bijection
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # the type and device of the weights
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W), or None of a density of points."""
+        return self.shape if len(self.shape) == 3 else None
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """As `log_prob`."""
+        return self.log_prob(x, labels)
+
+    def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log-density in nats, (B,), never below float32: autocasting is off inside.
+
+        Args:
+            x: points (B, D), or dequantised y (B, C, H, W) in [0, 1].
+            labels: (B,) or (B, 1) classes, of a conditional density.
+
+        Raises:
+            UserError: if x has another shape, or labels are missing or not wanted.
+        """
+        z, ladj = self.encode(x, labels)
+        return self._base_log_prob(z) + ladj
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """z (B, D) and log |det dz/dx| (B,) of x as in `log_prob`."""
+        if x.shape[1:] != self.shape:
+            raise UserError(f"x must have the shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        context = self._context(labels, len(x))
+        x = x.to(self.like)
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.bijection(x, context)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.bijection(x, context)
+
+    def decode(self, z: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (B, *shape) and log |det dx/dz| (B,) of z (B, D)."""
+        if z.shape[1:] != (self.dims,):
+            raise UserError(f"noise must have the shape (N, {self.dims}), got {tuple(z.shape)}")
+        return self.bijection.inverse(z.to(self.like), self._context(labels, len(z)))  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def path(self, points: Tensor, labels: Tensor | None = None, inverse: bool = False) -> list[Tensor]:
+        """Where x goes, layer by layer, up to z; with `inverse`, where z goes, up to x. The start comes first."""
+        chain = self.bijection if hasattr(self.bijection, "path") else Chain([self.bijection])
+        return chain.path(points.to(self.like), self._context(labels, len(points)), inverse)  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        n: int,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws points (n, D), or images (n, C, H, W) in [-1, 1] on the grid of grey levels.
+
+        Args:
+            n: at least 1.
+            temperature: above 0; the base's noise is multiplied by it.
+            labels: (n,) or (n, 1) classes, of a conditional density.
+            noise: a draw of the base distribution (n, D), instead of drawing it.
+            generator: source of the noise.
+
+        Raises:
+            UserError: if an argument is out of range.
+        """
+        if n < 1:
+            raise UserError(f"num_samples must be at least 1, got {n!r}")
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature must be above 0, got {temperature!r}")
+        if noise is None:
+            noise = self._draw(n, generator)
+        elif noise.shape != (n, self.dims):
+            raise UserError(f"noise must have the shape {(n, self.dims)}, got {tuple(noise.shape)}")
+        x, _ = self.decode(temperature * noise.to(self.like), labels)
+        return quantise(x, self.levels) if self.levels else x
+
+    def log_likelihood(
+        self,
+        images: Tensor,
+        draws: int = 1,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """log (1/K) sum_k p((k + u_k) / L) - D log L, (B,) nats: of K draws, in the mean a lower bound of log P(image).
+
+        With one draw it is the usual bound; it rises with K towards the log-probability (Burda et al. 2015,
+        arXiv:1509.00519, theorem 1).
+
+        Args:
+            images: (B, C, H, W) in [-1, 1], on the grid. draws: K. generator: source of the noise u.
+
+        Raises:
+            UserError: if the model has no grey levels, or the images are not on its grid.
+        """
+        if not self.levels:
+            raise UserError("this model is a density of points and gives no probability of images: use log_prob")
+        if draws < 1:
+            raise UserError(f"draws must be at least 1, got {draws!r}")
+        check_on_grid(images, self.levels)
+        images = images.to(self.like)
+        found = []
+        for _ in range(draws):
+            noise = _uniform(images.shape, generator, images.device).to(images)
+            found.append(self.log_prob(dequantise(images, self.levels, noise), labels))
+        return torch.stack(found).logsumexp(0) - math.log(draws) - self.dims * math.log(self.levels)
+
+    def standardise(self, mean: Tensor, std: Tensor) -> None:
+        """Sets the statistics of the training data, (D,) each, in the first layer; see `zoo.flows.layers.Standardise`.
+
+        Raises:
+            UserError: if the model has no such layer, or as there.
+        """
+        for layer in self.modules():
+            if isinstance(layer, Standardise):
+                return layer.set(mean, std)
+        raise UserError("this model is a density of images and takes no mean and standard deviation")
+
+    def equalise(self, images: Tensor) -> None:
+        """Starts each pixel's histogram with that of images (N, C, H, W); see `zoo.flows.marginals.Marginals`.
+
+        Raises:
+            UserError: if the model is a density of points, or the images are not on its grid of grey levels.
+        """
+        if not self.levels:
+            raise UserError("this model is a density of points and takes no images")
+        check_on_grid(images, self.levels)
+        y = dequantise(images, self.levels, torch.full_like(images, 0.5))
+        for layer in self.modules():
+            if isinstance(layer, Marginals):
+                layer.fit(y.to(self.like))
+
+    def _context(self, labels: Tensor | None, batch: int) -> Tensor | None:
+        if labels is None:
+            if self.num_classes:
+                raise UserError(f"labels must be given: this model knows the classes 0 ... {self.num_classes - 1}")
+            return None
+        if not self.num_classes:
+            raise UserError("labels must not be given: this model knows no classes")
+        if labels.numel() != batch:
+            raise UserError(f"labels must be one for each of {batch}, got {labels.numel()}")
+        labels = labels.to(self.like.device).view(-1).long()
+        checked = not (self.training or torch.compiler.is_compiling())  # the check makes a GPU wait
+        if checked and bool(((labels < 0) | (labels >= self.num_classes)).any()):
+            raise UserError(f"labels must be from 0 to {self.num_classes - 1}, got {labels.tolist()!s:.50}")
+        return F.one_hot(labels, self.num_classes).to(self.like.dtype)
+
+    def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
+        if self.base == "normal":
+            return normal((n, self.dims), generator, self.like.device)
+        u = _uniform((n, self.dims), generator, self.like.device)
+        return torch.logit(u.clamp(2**-25, 1 - 2**-24))
+
+    def _base_log_prob(self, z: Tensor) -> Tensor:
+        if self.base == "normal":
+            return -0.5 * z.square().sum(1) - 0.5 * math.log(2 * math.pi) * self.dims
+        return (F.logsigmoid(z) + F.logsigmoid(-z)).sum(1)
+
+
+def _uniform(
+    shape: tuple[int, ...] | torch.Size, generator: torch.Generator | None, device: torch.device | str
+) -> Tensor:
+    if generator is None:
+        return torch.rand(shape, device=device)
+    return torch.rand(shape, generator=generator, device=generator.device).to(device)
