@@ -11,13 +11,24 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from checkpoints.catalogue import ANIMATION, CLIP, CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import (
+    ANIMATION,
+    CLIP,
+    CONFIG,
+    PICTURE,
+    POLICIES,
+    RESULTS,
+    TRAINING,
+    WEIGHTS,
+    read_json,
+    shipped,
+)
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
 FLOWS = ("cnf", "glow", "nice", "realnvp")
 PIPELINES = dict.fromkeys(FLOWS, "other") | {
-    "actor-critic": "reinforcement-learning",
+    **dict.fromkeys(POLICIES, "reinforcement-learning"),
     "image-diffusion": "unconditional-image-generation",
     "image-classifier": "image-classification",
     "noisy-classifier": "image-classification",
@@ -104,9 +115,7 @@ model = load("{model}")
 images = model.sample(16, generator=torch.Generator().manual_seed(0))  # (16, {shape}) in [-1, 1]
 log_probability = model.log_likelihood(images, draws=32)  # (16,) nats, from below
 ```"""
-USES = {
-    "image-diffusion": DRAW,
-    "actor-critic": """```bash
+PLAY = """```bash
 lightning-zoo rollout {model} --episodes 10 --seed 0 --video policy.mp4
 ```
 
@@ -116,7 +125,10 @@ from checkpoints import load
 
 policy = load("{model}")
 action = policy.act(torch.zeros({shape}))  # for the environment; explore=True draws it
-```""",
+```"""
+USES = {
+    "image-diffusion": DRAW,
+    **dict.fromkeys(POLICIES, PLAY),
     "image-classifier": """```python
 import torch
 from checkpoints import load
@@ -173,7 +185,7 @@ def render(folder: Path, model: str | None = None, pictures: str = "") -> str:
 
 def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, Any], model: str, pictures: str) -> str:
     task, data = PIPELINES.get(config["model"]), config["origin"].get("data")
-    plays = config["model"] == "actor-critic"
+    plays = config["model"] in POLICIES
     if task is None or (data not in [*DATASETS] and not plays):
         what, known = ("class", PIPELINES) if task is None else ("data", DATASETS)
         value = config["model"] if task is None else data

@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.errors import UserError
 
+POLICIES = ("actor", "actor-critic")  # the model classes that play in environments
 PREFIX = "hf://"  # of a model on the Hugging Face Hub
 CONFIG, WEIGHTS, RESULTS, REFERENCE = "config.json", "model.safetensors", "results.json", "reference.safetensors"
 CARD, PICTURE, ANIMATION, CLIP, TRAINING = "README.md", "samples.png", "flow.gif", "clip.gif", "train.yaml"

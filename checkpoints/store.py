@@ -29,10 +29,12 @@ from zoo.flows import builders
 from zoo.flows.cnf_model import cnf
 from zoo.flows.model import Flow
 from zoo.nn.classifier import ImageClassifier
+from zoo.rl.actors import Actor
 from zoo.rl.policies import ActorCritic
 
 # What a config.json may name. A name from a file is looked up here and never imported.
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "actor": Actor,
     "actor-critic": ActorCritic,
     "cnf": cnf,
     "glow": builders.glow,
@@ -157,6 +159,9 @@ def save(
 def reference(model: nn.Module) -> dict[str, Tensor]:
     """A fixed input and the model's output for it."""
     generator = torch.Generator().manual_seed(0)
+    if isinstance(model, Actor):
+        inputs = {"x": torch.randn((2, *model.observation_shape), generator=generator)}
+        return inputs | {"output": _call(model, inputs)}
     if isinstance(model, ActorCritic):
         observations = torch.randn((2, *model.observation_shape), generator=generator)
         drawn = model.draw(observations, model.distribution.noise(1, 2, generator)[0])

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
+from checkpoints.catalogue import CONFIG, POLICIES, PREFIX, RESULTS, find, read_json
 from commands.measures import DATA, Metrics, load_data, say
 from commands.options import add_device, add_speed, choose_device, speed_up
-from commands.policies import POLICY, RETURN, import_environments, measure_policy, write_clip
+from commands.policies import RETURN, import_environments, measure_policy, write_clip
 from commands.protocols import measure
 from zoo.errors import UserError
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     origin = config.get("origin")
     if not isinstance(origin, dict):
         raise UserError(f'{folder / CONFIG} must hold "origin", an object')
-    is_policy = config.get("model") == POLICY
+    is_policy = config.get("model") in POLICIES
     data_name: Any = args.data or origin.get("data")
     if data_name not in DATA and not is_policy:
         raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(DATA)}")

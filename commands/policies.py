@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import CLIP, CONFIG, find, read_json
+from checkpoints.catalogue import CLIP, CONFIG, POLICIES, find, read_json
 from checkpoints.whole import written_whole
 from zoo.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from commands.measures import Metrics
 
-POLICY = "actor-critic"  # the model class that `evaluate` and `rollout` play
 RETURN = "mean_return"
 EPISODES = 100  # of the protocol, from seeds 0 to 99
 CLIP_WIDTH, CLIP_FRAMES = 200, 150  # of the film on a card, so that it stays small
@@ -48,7 +47,7 @@ def load_policy(model: str, device: str, environment: str | None = None) -> tupl
         UserError: if the model is no policy, or the environment's sizes are not those of the policy.
     """
     config = read_json(find(model) / CONFIG)
-    if config.get("model") != POLICY:
+    if config.get("model") not in POLICIES:
         raise UserError(f"{model!r} plays in no environment: it is of class {config.get('model')!r}")
     origin = config.get("origin")
     origin = origin if isinstance(origin, dict) else {}

@@ -1,7 +1,7 @@
 """Data: each a LightningDataModule that knows the sizes a model needs from it."""
 
 from datamodules.densities import Densities, Points
-from datamodules.experience import Experience
+from datamodules.experience import Experience, Replay
 from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
 from datamodules.latents import Latents
 from datamodules.shapes import Shapes
@@ -16,5 +16,6 @@ __all__ = [
     "ImageFolder",
     "Latents",
     "Points",
+    "Replay",
     "Shapes",
 ]

@@ -5,19 +5,25 @@ from lightning_modules.classifier_free import ClassifierFree
 from lightning_modules.classifier_guidance import ClassifierGuidance
 from lightning_modules.cnf import CNF
 from lightning_modules.ddim import DDIM
+from lightning_modules.ddpg import DDPG
 from lightning_modules.ddpm import DDPM
 from lightning_modules.glow import Glow
 from lightning_modules.nice import NICE
 from lightning_modules.ppo import PPO
 from lightning_modules.realnvp import RealNVP
+from lightning_modules.sac import SAC
 from lightning_modules.score_matching import ScoreMatching
+from lightning_modules.td3 import TD3
 
 __all__ = [
     "CNF",
     "DDIM",
+    "DDPG",
     "DDPM",
     "NICE",
     "PPO",
+    "SAC",
+    "TD3",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from checkpoints.whole import written_whole
+from lightning_modules.progress import save_run
 from zoo.errors import UserError
 from zoo.pictures import image_grid
 
@@ -241,7 +242,7 @@ class SaveOnInterrupt(Callback):
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         if self._asked:
-            trainer.save_checkpoint(self.path, weights_only=False)
+            save_run(trainer, self.path)
             raise KeyboardInterrupt
 
     def _ask(self, number: int, frame: Any) -> None:

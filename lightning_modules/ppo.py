@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_modules.progress import log_episodes, log_metrics
 from zoo.errors import UserError
 from zoo.rl.flat import FlatAdam, FlatParameters
 from zoo.rl.losses import explained_variance
@@ -222,25 +223,13 @@ class PPO(L.LightningModule):
         if len(batch.episode_returns):
             metrics["rollout/return"] = float(batch.episode_returns.mean())
             metrics["rollout/length"] = float(batch.episode_lengths.float().mean())
-        for logger in self.trainer.loggers:
-            logger.log_metrics(metrics, step=env_steps)
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        log_metrics(self, metrics)
 
     def validation_step(self, batch: Episodes, batch_idx: int) -> None:
-        self._judge(batch, "val")
+        log_episodes(self, batch, "val")
 
     def test_step(self, batch: Episodes, batch_idx: int) -> None:
-        self._judge(batch, "test")
-
-    def _judge(self, batch: Episodes, split: str) -> None:
-        numbers = {
-            f"{split}/return": float(batch.returns.mean()),
-            f"{split}/return_std": float(batch.returns.std(correction=0)),
-            f"{split}/length": float(batch.lengths.double().mean()),
-        }
-        self.log_dict(numbers, logger=False, batch_size=1)
-        for logger in () if self.trainer.sanity_checking else self.trainer.loggers:
-            logger.log_metrics(numbers, step=int(self.env_steps))
+        log_episodes(self, batch, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments

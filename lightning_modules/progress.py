@@ -5,11 +5,43 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zoo.errors import UserError
+from zoo.rl.types import Episodes
+
+
+def log_metrics(module: L.LightningModule, metrics: dict[str, float]) -> None:
+    """Sends what a training step measured to the loggers, at the count of environment steps."""
+    for logger in module.trainer.loggers:
+        logger.log_metrics(metrics, step=int(module.env_steps))  # type: ignore[arg-type]
+    module.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+
+
+def log_episodes(module: L.LightningModule, batch: Episodes, split: str) -> None:
+    """The same for the episodes of a validation or a test."""
+    numbers = {
+        f"{split}/return": float(batch.returns.mean()),
+        f"{split}/return_std": float(batch.returns.std(correction=0)),
+        f"{split}/length": float(batch.lengths.double().mean()),
+    }
+    module.log_dict(numbers, logger=False, batch_size=1)
+    for logger in () if module.trainer.sanity_checking else module.trainer.loggers:
+        logger.log_metrics(numbers, step=int(module.env_steps))  # type: ignore[arg-type]
+
+
+def save_run(trainer: L.Trainer, path: Path) -> None:
+    """Saves a checkpoint, and beside it what the data keep in files of their own: a replay buffer."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    beside = hasattr(data, "save_beside")
+    if beside:
+        data.save_beside(path.parent)
+    trainer.save_checkpoint(path, weights_only=False)
+    if beside:
+        data.saved_beside(path.parent)
 
 
 class EnvStepCheckpoint(Callback):
@@ -41,7 +73,7 @@ class EnvStepCheckpoint(Callback):
 
     def _save(self, trainer: L.Trainer, env_steps: int) -> None:
         self._saved = env_steps
-        trainer.save_checkpoint(self.path, weights_only=False)
+        save_run(trainer, self.path)
 
 
 class EnvStepBar(ProgressBar):

@@ -1,5 +1,6 @@
-"""Experience: environments, collection, evaluation episodes."""
+"""Experience: environments, collection, replay, evaluation episodes."""
 
 from datamodules.experience.module import Experience
+from datamodules.experience.off_policy import Replay
 
-__all__ = ["Experience"]
+__all__ = ["Experience", "Replay"]

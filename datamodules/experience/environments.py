@@ -119,7 +119,7 @@ def sizes(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> S
             low, high = actions.low.tolist(), actions.high.tolist()
             return Sizes(shape, (), tuple(low), tuple(high))
     raise UserError(
-        f"{name} has actions {actions}, which PPO does not take: only Discrete and MultiDiscrete from 0, and Box of "
+        f"{name} has actions {actions}, which no policy here takes: only Discrete and MultiDiscrete from 0, and Box of "
         "one dimension with finite bounds"
     )
 

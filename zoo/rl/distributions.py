@@ -1,13 +1,16 @@
 """Distributions over actions, as functions of what a network says and of noise that is drawn outside.
 
 Each has `noise_shape`, what one action needs; `noise` (T, N, ...) for many; `sample`, `mode`, `log_prob`, `entropy` of
-the head's output (..., outputs). Actions are (..., A) float32: indices for discrete ones.
+the head's output (..., outputs). Actions are (..., A) float32: indices for discrete ones. The two of off-policy methods
+have no `log_prob` and `entropy`: one draws with its log-probability, the other has no density.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from zoo.rl.noise import ornstein_uhlenbeck
 
 
 class Categorical(nn.Module):
@@ -114,6 +117,80 @@ class StateDependentGaussian(nn.Module):
 
     def _log_std(self, features: Tensor) -> Tensor:
         return 0.5 * (features.detach().square() @ (2 * self.log_std).exp() + 1e-6).log()
+
+
+class SquashedGaussian(nn.Module):
+    """a = tanh(u), u ~ N(mu(s), diag(sigma(s)^2)): log pi(a | s) = log N(u; mu, sigma) - sum log(1 - tanh(u)^2).
+
+    log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u)) is right for every u, where 1 - a^2 is 0 from |u| = 9 on. The
+    network says mu and log sigma; the latter is clipped to [-20, 2].
+
+    Args:
+        size: A.
+
+    References:
+        Haarnoja et al. 2018, arXiv:1812.05905, appendix C, equation 26.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.outputs = size, 2 * size
+
+    def noise(self, steps: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(steps, count, A) ~ N(0, 1)."""
+        return torch.randn(steps, count, self.size, generator=generator)
+
+    def sample(self, outputs: Tensor, features: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = outputs.chunk(2, -1)
+        return torch.tanh(mean + log_std.clamp(-20, 2).exp() * noise)
+
+    def sample_with_log_prob(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 2 A), (..., A) -> the actions (..., A) and log pi(a | s) (...,), both with their gradients."""
+        mean, log_std = outputs.chunk(2, -1)
+        log_std = log_std.clamp(-20, 2)
+        u = mean + log_std.exp() * noise
+        gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        squashing = 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
+        return torch.tanh(u), (gaussian - squashing).sum(-1)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """tanh(mu), the median: what is played without exploring."""
+        return torch.tanh(outputs.chunk(2, -1)[0])
+
+
+class Deterministic(nn.Module):
+    """a = tanh(m(s)), and clip(a + sigma w, -1, 1) to explore: w ~ N(0, 1), or an Ornstein-Uhlenbeck process.
+
+    Args:
+        size: A. sigma: of the noise. drift: whether w is that process, of deviation about 1 in the long run; then it
+            goes on from one call of `noise` to the next, until `begin`.
+    """
+
+    def __init__(self, size: int, sigma: float = 0.1, drift: bool = False) -> None:
+        super().__init__()
+        self.size = self.outputs = size
+        self.sigma, self.drift = sigma, drift
+        self._last: Tensor | None = None
+
+    def begin(self) -> None:
+        """New episodes: the process begins at 0."""
+        self._last = None
+
+    def noise(self, steps: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(steps, count, A), w."""
+        normal = torch.randn(steps, count, self.size, generator=generator)
+        if not self.drift:
+            return normal
+        start = torch.zeros_like(normal[0]) if self._last is None or len(self._last) != count else self._last
+        path = ornstein_uhlenbeck(normal, start, sigma=math.sqrt(2 * 0.15))
+        self._last = path[-1]
+        return path
+
+    def sample(self, outputs: Tensor, features: Tensor, noise: Tensor) -> Tensor:
+        return (torch.tanh(outputs) + self.sigma * noise).clamp(-1, 1)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        return torch.tanh(outputs)
 
 
 def _gaussian_log_prob(difference: Tensor, log_std: Tensor) -> Tensor:

@@ -62,9 +62,10 @@ class FlatAdam(torch.optim.Optimizer):
         self.state[vector] = {"step": count, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
 
     @torch.no_grad()
-    def update(self, gradient: Tensor, max_norm: float) -> None:
-        """One step along a gradient, which is shortened in place to at most `max_norm`."""
-        gradient.mul_((max_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
+    def update(self, gradient: Tensor, max_norm: float | None = None) -> None:
+        """One step along a gradient, which is shortened in place to at most `max_norm`, if that is given."""
+        if max_norm is not None:
+            gradient.mul_((max_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
         state, group = self.state[self.vector], self.param_groups[0]
         adam(
             [self.vector],

@@ -1,7 +1,7 @@
 """Policies: networks that act, with the normaliser of their observations and the bounds of their actions inside."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,90 @@ class Evaluation(NamedTuple):
     values: Tensor
 
 
-class ActorCritic(nn.Module):
+class Policy(nn.Module):
+    """What all policies are: the sizes of their spaces, and actions in the units of the environment.
+
+    Inside, continuous actions lie in [-1, 1]; the environment gets low + (clip(a) + 1) / 2 (high - low). A policy has a
+    `distribution` and `outputs(observations)`, what that needs: the head's output and the features before it.
+
+    Args:
+        observation_shape, num_actions, action_low, action_high: as `ActorCritic`.
+        hidden: widths of its network.
+
+    Raises:
+        ValueError: if the actions are neither discrete nor continuous, or a size is not positive.
+    """
+
+    low: Tensor
+    high: Tensor
+    distribution: Any
+
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        num_actions: tuple[int, ...],
+        action_low: tuple[float, ...],
+        action_high: tuple[float, ...],
+        hidden: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        if bool(num_actions) == bool(action_low) or len(action_low) != len(action_high):
+            raise ValueError("a policy needs num_actions, or action_low and action_high of one length, but not both")
+        if not all(
+            math.isfinite(low) and low < high < math.inf for low, high in zip(action_low, action_high, strict=True)
+        ):
+            raise ValueError(f"action_low must be below action_high, both finite, got {action_low} and {action_high}")
+        if not hidden or not observation_shape or min((*hidden, *num_actions, *observation_shape)) < 1:
+            raise ValueError("hidden and observation_shape must not be empty, and all sizes positive")
+        self.observation_shape, self.num_actions = tuple(observation_shape), tuple(num_actions)
+        self.register_buffer("low", torch.tensor(action_low), persistent=False)
+        self.register_buffer("high", torch.tensor(action_high), persistent=False)
+
+    def act(self, observations: Tensor, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """Actions for an environment: the most likely ones, or with `explore` drawn ones.
+
+        Args:
+            observations: (*observation_shape) or (N, *observation_shape).
+
+        Returns:
+            () or (N,) int64 for one discrete action, (A,) or (N, A) for several (int64) or continuous ones (float32).
+
+        Raises:
+            ValueError: if the observations have another shape.
+        """
+        self._check(observations)
+        batch = observations.reshape(-1, *self.observation_shape)
+        if explore:
+            noise = self.distribution.noise(1, len(batch), generator)[0].to(batch.device)
+            actions = self.draw(batch, noise)
+        else:
+            actions = self.distribution.mode(self.outputs(batch)[0])
+        actions = self.to_environment(actions)
+        return actions if observations.ndim > len(self.observation_shape) else actions[0]
+
+    def outputs(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, *observation_shape) -> what `distribution` needs: the output of the head, and the features before it."""
+        raise NotImplementedError
+
+    def draw(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """(N, ...), a row of `distribution.noise` -> (N, A), before they are brought into the bounds."""
+        outputs, features = self.outputs(observations)
+        return self.distribution.sample(outputs, features, noise)
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """(N, A) as drawn -> what an environment takes: (N,) or (N, A) int64, or (N, A) float32 within the bounds."""
+        if self.num_actions:
+            chosen = actions.long()
+            return chosen[..., 0] if len(self.num_actions) == 1 else chosen
+        return self.low + (actions.clamp(-1, 1) + 1) * (0.5 * (self.high - self.low))
+
+    def _check(self, observations: Tensor) -> None:
+        shape = tuple(observations.shape)
+        if shape != self.observation_shape and shape[1:] != self.observation_shape:
+            raise ValueError(f"observations must be of shape {self.observation_shape}, one or a batch, got {shape}")
+
+
+class ActorCritic(Policy):
     """pi(a | s) and V(s), two networks or one trunk with two heads.
 
     Observations (..., *observation_shape) are flattened and, if asked, normalised by running moments. Weights begin
@@ -57,9 +140,6 @@ class ActorCritic(nn.Module):
         Andrychowicz et al. 2021, arXiv:2006.05990, sections 3.2 and 3.3 (small actor head, two trunks, normalisation).
     """
 
-    low: Tensor
-    high: Tensor
-
     def __init__(
         self,
         observation_shape: tuple[int, ...],
@@ -74,22 +154,13 @@ class ActorCritic(nn.Module):
         hold: int = 4,
         normalize: bool = False,
     ) -> None:
-        super().__init__()
-        if bool(num_actions) == bool(action_low) or len(action_low) != len(action_high):
-            raise ValueError("a policy needs num_actions, or action_low and action_high of one length, but not both")
-        if not all(
-            math.isfinite(low) and low < high < math.inf for low, high in zip(action_low, action_high, strict=True)
-        ):
-            raise ValueError(f"action_low must be below action_high, both finite, got {action_low} and {action_high}")
+        super().__init__(observation_shape, num_actions, action_low, action_high, hidden)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         if exploration not in ("independent", "state-dependent"):
             raise ValueError(f"exploration must be 'independent' or 'state-dependent', got {exploration!r}")
-        if min((*hidden, *num_actions, *observation_shape, hold), default=1) < 1:
-            raise ValueError("hidden, num_actions, observation_shape and hold must be positive")
-        if not hidden or not observation_shape:
-            raise ValueError("hidden and observation_shape must not be empty")
-        self.observation_shape, self.num_actions = tuple(observation_shape), tuple(num_actions)
+        if hold < 1:
+            raise ValueError(f"hold must be positive, got {hold}")
         self.distribution = _distribution(num_actions, len(action_low), exploration, hidden[-1], log_std, hold)
         inputs = math.prod(observation_shape)
         self.actor_trunk = _trunk(inputs, hidden, activation)
@@ -97,42 +168,9 @@ class ActorCritic(nn.Module):
         self.actor_head = _linear(hidden[-1], self.distribution.outputs, 0.01)
         self.critic_head = _linear(hidden[-1], 1, 1.0)
         self.normalizer = RunningMoments((inputs,)) if normalize else None
-        self.register_buffer("low", torch.tensor(action_low), persistent=False)
-        self.register_buffer("high", torch.tensor(action_high), persistent=False)
 
-    def act(self, observations: Tensor, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Actions for an environment: the most likely ones, or with `explore` drawn ones.
-
-        Args:
-            observations: (*observation_shape) or (N, *observation_shape).
-
-        Returns:
-            () or (N,) int64 for one discrete action, (A,) or (N, A) for several (int64) or continuous ones (float32).
-
-        Raises:
-            ValueError: if the observations have another shape.
-        """
-        self._check(observations)
-        batch = observations.reshape(-1, *self.observation_shape)
-        if explore:
-            noise = self.distribution.noise(1, len(batch), generator)[0].to(batch.device)
-            actions = self.draw(batch, noise)
-        else:
-            actions = self.distribution.mode(self._actor(self._inputs(batch))[0])
-        actions = self.to_environment(actions)
-        return actions if observations.ndim > len(self.observation_shape) else actions[0]
-
-    def draw(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """(N, ...), a row of `distribution.noise` -> (N, A), before they are brought into the bounds."""
-        outputs, features = self._actor(self._inputs(observations))
-        return self.distribution.sample(outputs, features, noise)
-
-    def to_environment(self, actions: Tensor) -> Tensor:
-        """(N, A) as drawn -> what an environment takes: (N,) or (N, A) int64, or (N, A) float32 within the bounds."""
-        if self.num_actions:
-            chosen = actions.long()
-            return chosen[..., 0] if len(self.num_actions) == 1 else chosen
-        return self.low + (actions.clamp(-1, 1) + 1) * (0.5 * (self.high - self.low))
+    def outputs(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        return self._actor(self._inputs(observations))
 
     def values(self, observations: Tensor) -> Tensor:
         """V(s), (..., *observation_shape) -> (...,)."""
@@ -162,11 +200,6 @@ class ActorCritic(nn.Module):
         elif features is None:
             features = self.actor_trunk(inputs)
         return self.critic_head(features)[..., 0]
-
-    def _check(self, observations: Tensor) -> None:
-        shape = tuple(observations.shape)
-        if shape != self.observation_shape and shape[1:] != self.observation_shape:
-            raise ValueError(f"observations must be of shape {self.observation_shape}, one or a batch, got {shape}")
 
 
 def _distribution(

@@ -38,3 +38,28 @@ class Episodes(NamedTuple):
 
     returns: Tensor
     lengths: Tensor
+
+
+class Transitions(NamedTuple):
+    """B transitions of n steps, drawn from a replay buffer, where each is a row of one matrix.
+
+    Attributes:
+        observations: (B, D) s_t, flattened.
+        actions: (B, A) in [-1, 1], or indices.
+        rewards: (B,) r_t + gamma r_{t+1} + ... + gamma^{n-1} r_{t+n-1}.
+        discounts: (B,) gamma^n, and 0 where the episode terminated.
+        next_observations: (B, D) s_{t+n}, the true one at the end of an episode too.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    discounts: Tensor
+    next_observations: Tensor
+
+    @classmethod
+    def unpack(cls, matrix: Tensor, action_size: int) -> "Transitions":
+        """The columns of (B, 2 D + A + 2), in the order of the attributes."""
+        size = (matrix.shape[1] - action_size - 2) // 2
+        observations, actions, rewards, discounts, following = matrix.split([size, action_size, 1, 1, size], 1)
+        return cls(observations, actions, rewards[:, 0], discounts[:, 0], following)

@@ -1,0 +1,213 @@
+"""Experience as data for methods that learn from old transitions: collected and replayed by turns."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from datamodules.experience.environments import Arguments, make_vector
+from datamodules.experience.module import Experience
+from datamodules.experience.replay import ReplayBuffer, TransitionCollector, read_state, write_state
+from zoo.errors import UserError
+
+
+class Replay(Experience):
+    """Minibatches of old transitions, `replay_ratio` a new transition, from `num_envs` copies of an environment.
+
+    A training batch is `Rounds`: `update_every` environment steps with the policy as it is then, and the minibatches
+    that they give, by turns. The first one also collects `warmup_env_steps` transitions with random actions. A
+    validation batch is as that of `Experience`. Needs a module with `model`, an actor, `gamma` and `env_steps`.
+
+    Args:
+        environment, vectorization, environment_arguments, seed, validation_episodes: as `Experience`.
+        total_env_steps: transitions in the whole run, over all processes.
+        num_envs: copies in each process.
+        capacity: rows of the buffer of each process, on the device of the policy; a full one loses the oldest.
+        batch_size: rows of a minibatch.
+        warmup_env_steps: transitions of each process before the first minibatch.
+        warmup_hold: steps for which a random action is held: what independent ones never reach, held ones may.
+        update_every: environment steps of each process between minibatches; a multiple of num_envs.
+        replay_ratio: minibatches for each environment step; update_every times it must be whole.
+        n_step: rewards that are summed before a value follows.
+        rounds_per_batch: rounds in a training batch, whose metrics are logged as one; by default 1,000 environment
+            steps of them.
+        save_replay: whether the buffer is saved beside each checkpoint, and restored from there. Otherwise a resumed
+            run begins by collecting `warmup_env_steps` transitions with its policy.
+    """
+
+    def __init__(
+        self,
+        environment: str,
+        total_env_steps: int = 100_000,
+        num_envs: int = 1,
+        vectorization: str = "sync",
+        environment_arguments: Arguments | None = None,
+        seed: int | None = None,
+        validation_episodes: int = 10,
+        capacity: int = 1_000_000,
+        batch_size: int = 256,
+        warmup_env_steps: int = 1_000,
+        warmup_hold: int = 1,
+        update_every: int = 1,
+        replay_ratio: float = 1.0,
+        n_step: int = 1,
+        rounds_per_batch: int | None = None,
+        save_replay: bool = False,
+    ) -> None:
+        rounds = max(1, 1000 // max(update_every, 1)) if rounds_per_batch is None else rounds_per_batch
+        least = {"capacity": capacity, "batch_size": batch_size, "warmup_env_steps": warmup_env_steps}
+        least |= {
+            "warmup_hold": warmup_hold,
+            "update_every": update_every,
+            "n_step": n_step,
+            "rounds_per_batch": rounds,
+        }
+        for option, value in least.items():
+            if value < 1:
+                raise UserError(f"data.{option} must be at least 1, got {value}")
+        super().__init__(
+            environment, total_env_steps, num_envs, 1, vectorization, environment_arguments, seed, validation_episodes
+        )
+        if update_every % num_envs:
+            raise UserError(
+                f"data.update_every must be a multiple of data.num_envs {num_envs}, whose environments step together, "
+                f"got {update_every}"
+            )
+        updates = update_every * replay_ratio
+        if not math.isfinite(updates) or updates < 1 or updates != int(updates):
+            raise UserError(
+                f"data.update_every {update_every} times data.replay_ratio {replay_ratio} must be a whole number of "
+                f"minibatches, got {updates:g}"
+            )
+        self.capacity, self.batch_size, self.warmup_env_steps = capacity, batch_size, warmup_env_steps
+        self.update_every, self.updates_per_round, self.n_step = update_every, int(updates), n_step
+        self.rounds_per_batch, self.save_replay, self.warmup_hold = rounds, save_replay, warmup_hold
+
+    def train_dataloader(self) -> "ReplayLoader":  # type: ignore[override]
+        self.close()
+        self.loader: Any = ReplayLoader(self)
+        return self.loader
+
+    def save_beside(self, folder: Path) -> None:
+        """Writes the buffer of each process into the folder of a checkpoint that is about to be saved, if asked for."""
+        if self.save_replay and self.loader is not None:
+            self.loader.write(folder)
+
+    def saved_beside(self, folder: Path) -> None:
+        """Removes older buffers, once the checkpoint that goes with the newest one is saved."""
+        if self.save_replay and self.loader is not None:
+            for path in folder.glob("replay-*.pt"):
+                if not path.name.startswith(f"{self.loader.file}-"):
+                    path.unlink(missing_ok=True)
+
+
+class Rounds:
+    """Rounds of a training batch, each collected when it is asked for: (G, batch_size, width) rows to learn from.
+
+    Attributes:
+        env_steps: transitions that were collected so far. episodes: returns and lengths of the episodes that ended.
+    """
+
+    def __init__(self, loader: "ReplayLoader", count: int) -> None:
+        self.loader, self.count = loader, count
+        self.env_steps = 0
+        self.episodes = loader.collector.episodes
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        data, loader = self.loader.data, self.loader
+        self.episodes.clear()
+        for _ in range(self.count):
+            self.env_steps += loader.collect()
+            rows = loader.buffer.sample(data.updates_per_round * data.batch_size)
+            yield rows.view(data.updates_per_round, data.batch_size, -1)
+
+
+class ReplayLoader:
+    """Owns environments, collector and buffer of one process; knows how many rounds there are and were."""
+
+    def __init__(self, data: Replay) -> None:
+        trainer = data.trainer
+        assert trainer is not None
+        self.data, self.trainer = data, trainer
+        self.module: Any = trainer.lightning_module
+        self.rank, self.world_size = trainer.global_rank, trainer.world_size
+        envs = make_vector(
+            data.environment, data.num_envs, data.vectorization, data.environment_arguments, self._reset_seed()
+        )
+        self.collector = TransitionCollector(envs, self.module.gamma, data.n_step, data.warmup_hold)
+        width = 2 * math.prod(data.observation_shape) + (len(data.num_actions) or len(data.action_low)) + 2
+        self.buffer = ReplayBuffer(min(data.capacity, data.total_env_steps), width, self.module.device)
+        own = -(-data.total_env_steps // self.world_size)  # transitions of this process
+        self.rounds = -(-max(1, own - data.warmup_env_steps) // data.update_every)
+        self.done = 0  # rounds
+        self.surplus = 0  # transitions that were collected beyond what the rounds asked for
+        self.file: str | None = None
+
+    def __len__(self) -> int:
+        return -(-self.rounds // self.data.rounds_per_batch)
+
+    def __iter__(self) -> Iterator[Rounds]:
+        self.reset()
+        while self.done < self.rounds:
+            count = min(self.data.rounds_per_batch, self.rounds - self.done)
+            self.done += count
+            yield Rounds(self, count)
+
+    def reset(self) -> None:
+        """Begins new episodes, from seeds that depend on the seed, the process and the steps so far alone."""
+        self.collector.reset(self.module.model, self._reset_seed())
+
+    def collect(self) -> int:
+        """The transitions of a round into the buffer, those of the warm-up first; how many they were."""
+        warmup = 0 if self.buffer.size else self.data.warmup_env_steps
+        seen = self._collect(warmup, random=not self.module.env_steps)
+        due = self.data.update_every - self.surplus
+        fresh = self._collect(due)
+        self.surplus = fresh - due
+        return seen + fresh
+
+    def _collect(self, count: int, random: bool = False) -> int:
+        if count <= 0:
+            return 0
+        rows, seen = self.collector.collect(self.module.model, count, random)
+        self.buffer.add(rows)
+        return seen
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning stores it in the checkpoint. Environments cannot be stored: a resumed run resets them."""
+        return {"rounds": self.done, "file": self.file}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.done = state["rounds"]
+        if not self.data.save_replay or state["file"] is None:
+            return
+        path = Path(str(self.trainer.ckpt_path)).parent / f"{state['file']}-{self.rank}.pt"
+        saved = read_state(path)
+        for name, value in self._describe().items():
+            if saved.get(name) != value:
+                raise UserError(f"{path} is a replay buffer of {name} {saved.get(name)!r}, but this run has {value!r}")
+        self.buffer.restore(saved)
+        self.surplus = saved["surplus"]
+
+    def write(self, folder: Path) -> None:
+        """Writes the buffer into a folder; the checkpoint that is saved next names it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = f"replay-{int(self.module.env_steps)}"
+        state = self.buffer.state() | self._describe() | {"surplus": self.surplus}
+        write_state(folder / f"{self.file}-{self.rank}.pt", state)
+
+    def _describe(self) -> dict[str, Any]:
+        """What a restored buffer must agree in."""
+        names = ("environment", "environment_arguments", "n_step")
+        described = {name: getattr(self.data, name) for name in names}
+        return described | {"gamma": self.module.gamma, "capacity": len(self.buffer.rows)}
+
+    def _reset_seed(self) -> int:
+        sequence = np.random.SeedSequence([self.data.seed, self.rank, int(self.module.env_steps)])
+        return int(sequence.generate_state(1)[0]) >> 1

@@ -1,0 +1,201 @@
+"""Replay: transitions as they come, kept in a ring, and drawn from it to learn again."""
+
+import os
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from datamodules.experience.environments import check_finite
+from zoo.errors import UserError, one_line
+
+NOISE_STEPS = 128  # drawn at a time
+
+
+class ReplayBuffer:
+    """The last `capacity` rows, in one matrix made once: a sample of any size is one gather.
+
+    Args:
+        capacity, width: of the matrix. device: where it lies, and samples with it.
+
+    Raises:
+        UserError: if it is larger than the memory there, before any of that is taken.
+    """
+
+    def __init__(self, capacity: int, width: int, device: torch.device | str = "cpu") -> None:
+        device = torch.device(device)
+        needed, there = 4 * capacity * width, free_memory(device)
+        if needed > there:
+            raise UserError(
+                f"a replay buffer of {capacity:,} rows of {width} numbers takes {needed / 1e9:,.1f} GB, but {device} "
+                f"has {there / 1e9:,.1f} GB free: set data.capacity to at most {there // (4 * width):,}"
+            )
+        self.rows = torch.empty(capacity, width, device=device)
+        self.size = self.position = 0
+
+    def add(self, rows: np.ndarray[Any, Any]) -> None:
+        """Takes in (n, width), over the oldest where it is full."""
+        for start in range(0, len(rows), len(self.rows)):
+            self._add(torch.from_numpy(rows[start : start + len(self.rows)]))
+
+    def _add(self, rows: Tensor) -> None:
+        capacity, first = len(self.rows), min(len(rows), len(self.rows) - self.position)
+        self.rows[self.position : self.position + first] = rows[:first].to(self.rows.device)
+        self.rows[: len(rows) - first] = rows[first:].to(self.rows.device)
+        self.position = (self.position + len(rows)) % capacity
+        self.size = min(self.size + len(rows), capacity)
+
+    def sample(self, count: int) -> Tensor:
+        """(count, width), each row drawn from all that are there, by PyTorch's own random numbers."""
+        return self.rows[torch.randint(self.size, (count,), device=self.rows.device)]
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs; the rows share their memory with the buffer."""
+        # from NumPy: PyTorch would save the whole matrix behind a part of it
+        rows = torch.from_numpy(self.rows.cpu().numpy()[: self.size])
+        return {"rows": rows, "size": self.size, "position": self.position, "capacity": len(self.rows)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Makes it exactly what it was; its rows may be a file that is mapped into memory."""
+        self.size, self.position = state["size"], state["position"]
+        self.rows[: self.size] = state["rows"]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # no Linux: all memory that there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values, whole or not at all, without a copy in memory."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote, its tensors mapped into memory and not read yet.
+
+    Raises:
+        UserError: if the file is absent or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}, the replay buffer of this checkpoint, does not exist: resume from a later checkpoint")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
+        raise UserError(f"{path} is not a whole replay buffer: {one_line(str(error))}") from None
+    return state
+
+
+class TransitionCollector:
+    """Transitions of vector environments as packed rows (`zoo.rl.types.Transitions`), of n steps each.
+
+    The row of step t has r_t + gamma r_{t+1} + ... over n steps, or fewer where the episode ends before, and the true
+    observation after them. What a step in which an environment only reset itself says is no row. A reset drops the rows
+    that still wait for their n-th step.
+
+    Args:
+        envs: that reset themselves on the step after an end. gamma: discount. n_step: n.
+        hold: steps for which a random action is held.
+    """
+
+    def __init__(self, envs: VectorEnv, gamma: float, n_step: int = 1, hold: int = 1) -> None:
+        self.envs, self.gamma, self.n_step, self.hold = envs, gamma, n_step, hold
+        self._held: Tensor | None = None
+        self._waiting: list[deque[list[Any]]] = [deque() for _ in range(envs.num_envs)]
+        self._returns, self._lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+        self._noise: list[Tensor] = []
+        self._vector_steps = 0
+        self.episodes: list[tuple[float, int]] = []  # returns and lengths of those that ended
+
+    def reset(self, policy: Any, seed: int) -> None:
+        """Begins new episodes everywhere, and the noise of the policy; environment i starts from seed + i."""
+        first, _ = self.envs.reset(seed=seed)
+        self._last = np.array(first, np.float32)
+        self._ended = np.zeros(self.envs.num_envs, bool)
+        self._returns[:], self._lengths[:] = 0, 0
+        self._noise.clear()
+        for waiting in self._waiting:
+            waiting.clear()
+        if begin := getattr(policy.distribution, "begin", None):
+            begin()
+
+    @torch.inference_mode()
+    def collect(self, policy: Any, count: int, random: bool = False) -> tuple[np.ndarray[Any, Any], int]:
+        """Steps until at least `count` transitions were seen: their rows (n, width), and how many they were.
+
+        Args:
+            policy: an `Actor`. random: whether its actions are drawn uniformly from the whole space instead.
+
+        Raises:
+            UserError: if an environment gives a number that is not finite.
+        """
+        rows: list[np.ndarray[Any, Any]] = []
+        seen, device = 0, policy.low.device
+        while seen < count:
+            now = self._last
+            drawn = self._draw(policy, torch.from_numpy(now).to(device), random)
+            last, rewards, terminated, truncated, _ = self.envs.step(policy.to_environment(drawn).cpu().numpy())
+            self._last = np.array(last, np.float32)  # a copy: the environments write over theirs
+            check_finite(np.asarray(rewards)[None], "reward", self._vector_steps)
+            check_finite(self._last[None], "observation", self._vector_steps)
+            actions, going = drawn.cpu().numpy(), np.flatnonzero(~self._ended)
+            for i in going.tolist():
+                self._waiting[i].append([now[i].ravel(), actions[i], 0.0, 1.0])
+                rows += self._advance(i, float(rewards[i]), bool(terminated[i]), bool(truncated[i]))
+            self._count(rewards, going, terminated | truncated)
+            seen += len(going)
+            self._vector_steps += 1
+        width = 2 * self._last[0].size + drawn.shape[1] + 2
+        return np.array(rows, np.float32).reshape(-1, width), seen
+
+    def _draw(self, policy: Any, observations: Tensor, random: bool) -> Tensor:
+        if random:
+            if self._held is None or self._vector_steps % self.hold == 0:
+                self._held = self._uniform(policy).to(observations.device)
+            return self._held
+        if not self._noise:
+            noise = policy.distribution.noise(NOISE_STEPS, self.envs.num_envs).to(observations.device)
+            self._noise = [*noise.flip(0)]
+        return policy.draw(observations, self._noise.pop())
+
+    def _uniform(self, policy: Any) -> Tensor:
+        if policy.num_actions:
+            return torch.randint(policy.num_actions[0], (self.envs.num_envs, 1)).float()
+        return torch.rand(self.envs.num_envs, len(policy.low)) * 2 - 1
+
+    def _advance(self, i: int, reward: float, terminated: bool, truncated: bool) -> list[np.ndarray[Any, Any]]:
+        """Adds a reward to the rows of environment i that wait for it; returns those that are whole by now."""
+        waiting = self._waiting[i]
+        for row in waiting:
+            row[2] += row[3] * reward
+            row[3] *= self.gamma
+        whole = len(waiting) if terminated or truncated else int(len(waiting) == self.n_step)
+        following, left = self._last[i].ravel(), 0.0 if terminated else 1.0
+        done = (waiting.popleft() for _ in range(whole))
+        return [np.concatenate([row[0], row[1], (row[2], left * row[3]), following]) for row in done]
+
+    def _count(self, rewards: Any, going: np.ndarray[Any, Any], ended: np.ndarray[Any, Any]) -> None:
+        self._returns += rewards
+        self._lengths[going] += 1
+        self._ended = np.asarray(ended).copy()
+        if self._ended.any():
+            self.episodes += [(float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(self._ended)]
+            self._returns[self._ended], self._lengths[self._ended] = 0, 0
