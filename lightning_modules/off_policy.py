@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import lightning as L
@@ -26,14 +27,22 @@ def prepare(module: Any, *networks: Any) -> None:
     module.began = (time.perf_counter(), int(module.env_steps))
 
 
-def compiled(module: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(module: Any, function: Any) -> Callable[..., Any]:
     """A function compiled whole, if the module says so, or says nothing and its run is long and a compiler there."""
     wanted = module.hparams["compile"]
     if wanted is None:
         has_compiler = module.device.type == "cuda" or shutil.which("g++") is not None
         wanted = has_compiler and module.hparams["total_env_steps"] >= LONG
-    in_cpp: dict[str, Any] = {"cpp_wrapper": True} if module.device.type == "cpu" else {}
-    return torch.compile(function, fullgraph=True, options=in_cpp) if wanted else function
+    if not wanted:
+        return function
+    # Every call of a run has the same shapes, and asking whether that is so would take as long as a small update. What
+    # is compiled is kept with the code, which another module of this process shares: unasked, it would get this one's
+    # networks. So the code is copied.
+    function = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
+    if module.device.type == "cpu":
+        options["cpp_wrapper"] = True
+    return torch.compile(function, fullgraph=True, options=options)
 
 
 def fall(module: Any) -> None:
