@@ -113,7 +113,7 @@ class SAC(L.LightningModule):
                     sums += self.update(matrix, following, now)
                     count += 1
         means = dict(zip(names, (sums / count).tolist(), strict=True))
-        conclude(self, batch, means | {"alpha": float(self.temperature["log_alpha"].exp())})
+        conclude(self, batch, means | {"alpha": float(self.temperature["log_alpha"].detach().exp())})
 
     def update(self, matrix: Tensor, noise_following: Tensor, noise_now: Tensor) -> Tensor:
         """One update by packed `Transitions` (B, width) and noise (B, A) for s' and s; (4,), what is logged."""

@@ -167,6 +167,7 @@ class ReplayLoader:
         """The transitions of a round into the buffer, those of the warm-up first; how many they were."""
         warmup = 0 if self.buffer.size else self.data.warmup_env_steps
         seen = self._collect(warmup, random=not self.module.env_steps)
+        self.surplus += seen - warmup
         due = self.data.update_every - self.surplus
         fresh = self._collect(due)
         self.surplus = fresh - due
