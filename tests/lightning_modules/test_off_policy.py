@@ -106,7 +106,7 @@ def test_probes_are_solved(name, kind):
         ("sac", "one-step", {}),
         ("sac", "two-step", {"n_step": 3, "alpha": 0.01, "learn_alpha": False}),
         ("td3", "two-step", {"n_step": 2, "num_envs": 4, "update_every": 4}),
-        ("ddpg", "one-step", {"drift": True, "critic_learning_rate": 5e-3}),
+        ("ddpg", "bandit", {"drift": True, "critic_learning_rate": 2e-2}),
     ],
 )
 def test_options_still_solve_probes(name, kind, options):
@@ -167,7 +167,13 @@ def test_the_actor_is_delayed_and_the_phase_is_saved():
 
 def test_the_temperature_leads_to_its_entropy():
     data = Replay(
-        "zoo-probe-v0", 700, warmup_env_steps=100, batch_size=64, seed=0, environment_arguments={"actions": 2}
+        "zoo-probe-v0",
+        700,
+        warmup_env_steps=100,
+        batch_size=64,
+        rounds_per_batch=50,
+        seed=0,
+        environment_arguments={"actions": 2},
     )
     model = fit(made("sac", data, learning_rate=1e-2, target_entropy=-0.5), data)
     entropy = -float(model.trainer.callback_metrics["train/log_prob"])
@@ -248,7 +254,7 @@ def test_compiled_and_eager_agree():
         runs = []
         for compiled in (False, True):
             data = Replay("Pendulum-v1", 40, **PENDULUM)
-            runs.append(fit(made("sac", data, seed, compile=compiled), data).state_dict())
+            runs.append(fit(made("ddpg", data, seed, compile=compiled), data).state_dict())
         for name, value in runs[0].items():  # kernels round differently, and Adam divides by what is near 0
             torch.testing.assert_close(runs[1][name], value, rtol=1e-2, atol=2e-4)
 
