@@ -265,7 +265,7 @@ def test_bfloat16_is_asked_for_by_the_trainer():
     assert model.model.bfloat16
     assert model.critics.bfloat16
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
-    with pytest.raises(UserError, match="trainer.precision 64-true is not known to SAC: 32-true or bf16-mixed"):
+    with pytest.raises(UserError, match="64-true is not known to SAC: 32-true or bf16-mixed"):
         fit(made("sac", data), data, precision="64-true")
 
 

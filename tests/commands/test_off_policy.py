@@ -1,0 +1,82 @@
+"""SAC, TD3 and DDPG through the command line: trained, exported, played; two processes; every config."""
+
+import os
+import sys
+from importlib.resources import files
+
+import pytest
+import torch
+
+import checkpoints
+from commands.main import main
+from tests import runs
+
+CONFIGS = sorted(path.stem for path in files("configs").iterdir() if path.name.split("-")[0] in ("sac", "td3", "ddpg"))
+TINY = {
+    "--trainer.enable_progress_bar": False, "--model.compile": False, "--model.hidden": "[4]",
+    "--data.total_env_steps": 60, "--data.warmup_env_steps": 20, "--data.batch_size": 4, "--data.update_every": 4,
+    "--data.validation_episodes": 1, "--trainer.limit_val_batches": 0,
+}  # fmt: skip
+
+
+def words(config, folder, **changes):
+    options = TINY | {"--trainer.default_root_dir": folder}
+    options |= {"--" + name.replace("__", "."): value for name, value in changes.items()}
+    return ["fit", "--config", config, *[str(word) for pair in options.items() for word in pair]]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_trains_and_its_policy_plays(config, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cli.py"])
+    assert main(words(config, tmp_path / "run", data__save_replay=True)) == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"last.ckpt", "replay-60-0.pt"} <= names
+    command("export", tmp_path / "run" / "last.ckpt", tmp_path / "policy")
+    assert checkpoints.verify(str(tmp_path / "policy")) == 0
+    if "pendulum" in config:  # whose episodes are short
+        assert "Pendulum-v1: return" in command("rollout", tmp_path / "policy", "--episodes", 1).out
+
+
+def rank(number, place, arguments):
+    """One of two processes, as torchrun would start it."""
+    os.environ |= {"LOCAL_RANK": str(number), "RANK": str(number), "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"}
+    from lightning_modules import SAC
+
+    first = []
+    original = SAC.update
+
+    def update(self, matrix, *noise):
+        first.append(matrix.clone())
+        return original(self, matrix, *noise)
+
+    SAC.update = update
+    ended = SAC.on_save_checkpoint
+
+    def on_save_checkpoint(self, checkpoint):
+        ended(self, checkpoint)
+        torch.save(
+            {"weights": self.state_dict(), "first": first[0], "updates": len(first)}, place / f"rank-{number}.pt"
+        )
+
+    SAC.on_save_checkpoint = on_save_checkpoint
+    sys.argv = ["cli.py"]
+    sys.stdout = sys.stderr = (place / f"{number}.log").open("w")
+    sys.exit(main(arguments))
+
+
+def test_two_processes_learn_one_policy(tmp_path):
+    arguments = words(
+        "sac-pendulum", tmp_path / "run", trainer__devices=2, trainer__strategy="ddp", data__total_env_steps=200
+    )
+    processes = [runs.PROCESSES.Process(target=rank, args=(n, tmp_path, arguments), daemon=True) for n in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0], [log.read_text() for log in tmp_path.glob("*.log")]
+    one, two = (runs.read(tmp_path / f"rank-{number}.pt") for number in range(2))
+    assert runs.differences(one["weights"], two["weights"]) == [], "weights, targets, temperature and counts"
+    assert one["updates"] == two["updates"] == 80, "100 transitions of each but the first 20"
+    assert one["weights"]["env_steps"] == 200
+    assert not torch.equal(one["first"], two["first"]), "each has its own environments and its own buffer"
