@@ -23,7 +23,7 @@ def prepare(module: Any, *networks: Any) -> None:
     if precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"trainer.precision {precision} is not known to {type(module).__name__}: 32-true or bf16-mixed")
     for network in networks:
-        network.bfloat16 = precision == "bf16-mixed"
+        network.in_bfloat16 = precision == "bf16-mixed"
     module.began = (time.perf_counter(), int(module.env_steps))
 
 

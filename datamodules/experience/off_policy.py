@@ -140,7 +140,8 @@ class ReplayLoader:
         envs = make_vector(
             data.environment, data.num_envs, data.vectorization, data.environment_arguments, self._reset_seed()
         )
-        self.collector = TransitionCollector(envs, self.module.gamma, data.n_step, data.warmup_hold)
+        gamma: Any = self.module.gamma
+        self.collector = TransitionCollector(envs, gamma, data.n_step, data.warmup_hold)
         width = 2 * math.prod(data.observation_shape) + (len(data.num_actions) or len(data.action_low)) + 2
         self.buffer = ReplayBuffer(min(data.capacity, data.total_env_steps), width, self.module.device)
         own = -(-data.total_env_steps // self.world_size)  # transitions of this process

@@ -1,8 +1,7 @@
-"""SAC, TD3 and DDPG through the command line: trained, exported, played; two processes; every config."""
+"""SAC, TD3 and DDPG through the command line: trained, exported, played; two processes."""
 
 import os
 import sys
-from importlib.resources import files
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ import checkpoints
 from commands.main import main
 from tests import runs
 
-CONFIGS = sorted(path.stem for path in files("configs").iterdir() if path.name.split("-")[0] in ("sac", "td3", "ddpg"))
 TINY = {
     "--trainer.enable_progress_bar": False, "--model.compile": False, "--model.hidden": "[4]",
     "--data.total_env_steps": 60, "--data.warmup_env_steps": 20, "--data.batch_size": 4, "--data.update_every": 4,
@@ -25,16 +23,15 @@ def words(config, folder, **changes):
     return ["fit", "--config", config, *[str(word) for pair in options.items() for word in pair]]
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_every_config_trains_and_its_policy_plays(config, command, tmp_path, monkeypatch):
+@pytest.mark.parametrize("config", ["sac-pendulum", "td3-pendulum", "ddpg-pendulum"])
+def test_a_policy_is_trained_exported_and_played(config, command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cli.py"])
     assert main(words(config, tmp_path / "run", data__save_replay=True)) == 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"last.ckpt", "replay-60-0.pt"} <= names
     command("export", tmp_path / "run" / "last.ckpt", tmp_path / "policy")
     assert checkpoints.verify(str(tmp_path / "policy")) == 0
-    if "pendulum" in config:  # whose episodes are short
-        assert "Pendulum-v1: return" in command("rollout", tmp_path / "policy", "--episodes", 1).out
+    assert "Pendulum-v1: return" in command("rollout", tmp_path / "policy", "--episodes", 1).out
 
 
 def rank(number, place, arguments):

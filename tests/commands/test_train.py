@@ -306,6 +306,9 @@ def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, co
     if data == "Experience":
         run_experience(config, path.stem, folder, command)
         return
+    if data == "Replay":
+        run_replay(path.stem, folder, command)
+        return
     options = ["--config", path.stem, "--trainer.default_root_dir", folder, "--trainer.accelerator", "cpu"]
     if data in ("MNIST", "FashionMNIST"):
         write_idx(tmp_path / getattr(datamodules, data).folder, train=40, test=4)
@@ -333,6 +336,15 @@ def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, co
     assert command("fit", *options).status == 0
     assert read(folder / "last.ckpt")["global_step"] == 2
     assert all(math.isfinite(value) for _, value in curve(folder, "val/loss"))
+
+
+def run_replay(name, folder, command):
+    """Two rounds of a config, with tiny networks and minibatches."""
+    options = ["--config", name, "--trainer.default_root_dir", folder, "--data.total_env_steps", 20]
+    options += ["--data.warmup_env_steps", 12, "--data.update_every", 4, "--data.batch_size", 3]
+    options += ["--model.hidden", "[4]", "--model.compile", "false", "--trainer.limit_val_batches", 0]
+    assert command("fit", *options).status == 0
+    assert read(folder / "last.ckpt")["env_steps"] == 20
 
 
 def run_experience(config, name, folder, command):

@@ -262,8 +262,8 @@ def test_compiled_and_eager_agree():
 def test_bfloat16_is_asked_for_by_the_trainer():
     data = Replay("Pendulum-v1", 40, **PENDULUM)
     model = fit(made("sac", data), data, precision="bf16-mixed")
-    assert model.model.bfloat16
-    assert model.critics.bfloat16
+    assert model.model.in_bfloat16
+    assert model.critics.in_bfloat16
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     with pytest.raises(UserError, match="64-true is not known to SAC: 32-true or bf16-mixed"):
         fit(made("sac", data), data, precision="64-true")

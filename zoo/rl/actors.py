@@ -25,7 +25,7 @@ class Actor(Policy):
         drift: whether that noise is an Ornstein-Uhlenbeck process.
 
     Attributes:
-        bfloat16: whether to multiply in it between hidden layers, where the time is.
+        in_bfloat16: whether to multiply in it between hidden layers, where the time is.
 
     Raises:
         ValueError: as `Policy`; if the kind is unknown, or takes no discrete actions.
@@ -57,7 +57,7 @@ class Actor(Policy):
         widths = [math.prod(observation_shape), *hidden]
         self.trunk = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.head = nn.Linear(hidden[-1], self.distribution.outputs)
-        self.bfloat16 = False
+        self.in_bfloat16 = False
 
     def forward(self, observations: Tensor) -> Tensor:
         """What the head says, (..., *observation_shape) -> (..., outputs): mu and log sigma, logits, or atanh(a)."""
@@ -65,7 +65,8 @@ class Actor(Policy):
 
     def outputs(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         x = observations.flatten(-len(self.observation_shape))
+        layer: Any  # a Linear; a list of modules says less
         for k, layer in enumerate(self.trunk):
-            low = k and self.bfloat16
+            low = k and self.in_bfloat16
             x = ((x.bfloat16() @ layer.weight.bfloat16().mT).float() + layer.bias if low else layer(x)).relu()
         return self.head(x), x

@@ -18,7 +18,7 @@ class Critics(nn.Module):
         hidden: widths. count: n.
 
     Attributes:
-        bfloat16: whether to multiply in it between hidden layers.
+        in_bfloat16: whether to multiply in it between hidden layers.
 
     Raises:
         ValueError: if a size is not positive.
@@ -28,7 +28,7 @@ class Critics(nn.Module):
         super().__init__()
         if not hidden or min((*hidden, inputs, outputs, count)) < 1:
             raise ValueError("hidden must not be empty, and inputs, outputs, hidden and count must be positive")
-        self.bfloat16 = False
+        self.in_bfloat16 = False
         widths = [inputs, *hidden, outputs]
         pairs = list(itertools.pairwise(widths))
         self.weights = nn.ParameterList(_uniform((count, a, b), a) for a, b in pairs)
@@ -37,12 +37,12 @@ class Critics(nn.Module):
     def forward(self, x: Tensor, count: int | None = None) -> Tensor:
         """(B, inputs) -> (n, B), or (n, B, outputs) for several outputs; of the first `count` critics alone, if given.
 
-        With `bfloat16` the products between hidden layers, where the time is, round their factors to it.
+        With `in_bfloat16` the products between hidden layers, where the time is, round their factors to it.
         """
         weights, biases = ([part[:count] for part in parts] for parts in (self.weights, self.biases))
         x = torch.baddbmm(biases[0], x.expand(len(weights[0]), *x.shape), weights[0]).relu()
         for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
-            if self.bfloat16:
+            if self.in_bfloat16:
                 x = (torch.bmm(x.bfloat16(), weight.bfloat16()).float() + bias).relu()
             else:
                 x = torch.baddbmm(bias, x, weight).relu()

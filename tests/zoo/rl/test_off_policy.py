@@ -291,7 +291,7 @@ def test_a_bfloat16_product_is_near():
     x = torch.randn(40, 5)
     for network, inputs in ((both, x), (policy, x[:, :3])):
         exact = network(inputs).detach()
-        network.bfloat16 = True
+        network.in_bfloat16 = True
         near = network(inputs).detach()
         assert near.dtype == torch.float32
         assert not torch.equal(near, exact)
