@@ -11,7 +11,18 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from checkpoints.catalogue import ANIMATION, CLIP, CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import (
+    ANIMATION,
+    CLIP,
+    CONFIG,
+    PICTURE,
+    RESULTS,
+    TRAINING,
+    WEIGHTS,
+    in_bytes,
+    read_json,
+    shipped,
+)
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
@@ -245,7 +256,7 @@ def _number(value: Any) -> float:
 
 def _summary(config: dict[str, Any], folder: Path) -> str:
     arguments = ", ".join(f"`{_plain(key)}` {_plain(value)}" for key, value in config["arguments"].items())
-    return f"Class `{config['model']}`, {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights: {arguments}."
+    return f"Class `{config['model']}`, {in_bytes((folder / WEIGHTS).stat().st_size)} of weights: {arguments}."
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
