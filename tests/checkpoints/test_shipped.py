@@ -89,7 +89,10 @@ def test_results_are_numbers_with_their_protocol(name):
     results = read(name, RESULTS)
     command = rf"lightning-zoo evaluate {name} --full( --precision bf16)?( --compile)?"
     assert re.fullmatch(command, results["command"])
-    assert results["training_seeds"] == [read(name, CONFIG)["origin"]["seed"]]
+    seed = read(name, CONFIG)["origin"]["seed"]
+    values = results.get("by_training_seed", {"values": {str(seed): 0}})["values"]
+    assert results["training_seeds"] == [int(key) for key in values]
+    assert values[str(seed)] == sorted(values.values())[len(values) // 2], "the median ships"
     assert results["metrics"]
     for metric, entry in results["metrics"].items():
         assert entry.keys() == {"value", "spread", "size", "protocol"}, metric
