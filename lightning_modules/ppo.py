@@ -238,8 +238,9 @@ class PPO(L.LightningModule):
             f"{split}/return_std": float(batch.returns.std(correction=0)),
             f"{split}/length": float(batch.lengths.double().mean()),
         }
-        self.log_dict(numbers, logger=False, batch_size=1)
-        for logger in () if self.trainer.sanity_checking else self.trainer.loggers:
+        fitting = self.trainer.state.fn == "fit"
+        self.log_dict(numbers, logger=False if fitting else None, batch_size=1)  # `validate` prints what loggers get
+        for logger in self.trainer.loggers if fitting and not self.trainer.sanity_checking else ():
             logger.log_metrics(numbers, step=int(self.env_steps))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
