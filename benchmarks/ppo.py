@@ -2,7 +2,8 @@
 
     python -m benchmarks.ppo cartpole --runs 3
 
-Each run is a process of its own, one thread, ours and theirs in turn. `steady` leaves out the first tenth of a run and
+Each run is a process of its own, one thread, the sides in turn: ours through the Trainer, a bare loop over the same
+collector and the same gradient (what the Trainer costs), and theirs. `steady` leaves out the first tenth of a run and
 with it compiling; `whole` is the time of `fit` from its first rollout to its end, compiling included. Processor time
 is given beside wall time, since another program on the machine slows the one and hardly the other.
 """
@@ -26,6 +27,8 @@ COMMON: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.95, "learning_rate": 3e-4, "total": 60_000, "vectorization": "sync",
     },
 }  # fmt: skip
+# what our configs do: as many rows a rollout, from 16 environments
+COMMON["halfcheetah-16"] = COMMON["halfcheetah"] | {"num_envs": 16, "steps": 128}
 
 
 class Clock:
@@ -73,6 +76,42 @@ def ours(o: dict[str, Any]) -> dict[str, float]:
     return clock.speeds()
 
 
+def bare(o: dict[str, Any]) -> dict[str, float]:
+    """What `ours` does, without Trainer, module, callbacks and logs."""
+    import torch
+
+    from datamodules.experience.collector import Collector
+    from datamodules.experience.environments import make_vector, sizes
+    from zoo.rl.flat import FlatAdam, FlatParameters
+    from zoo.rl.policies import ActorCritic
+    from zoo.rl.ppo import ppo_loss, rows_of
+
+    clock = Clock(o["total"])
+    envs = make_vector(o["environment"], o["num_envs"], o["vectorization"], None)
+    policy = ActorCritic(*sizes(o["environment"], envs.single_observation_space, envs.single_action_space))
+    flat = FlatParameters(policy)
+    optimizer, one, clip = FlatAdam(flat.vector, o["learning_rate"]), torch.ones(()), torch.tensor(0.2)
+    options: dict[str, Any] = {"value_weight": 0.5, "entropy_weight": 0.0, "value_clip": None}
+
+    def gradient(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return flat.gradient(lambda p: ppo_loss(p, policy, matrix, clip, normalize_advantages=True, **options))
+
+    compiled = torch.compile(gradient, fullgraph=True, options={"cpp_wrapper": True})
+    collector, steps = Collector(envs, o["steps"]), 0
+    collector.reset(0)
+    clock(0)
+    with torch.no_grad():
+        while steps < o["total"]:
+            rollout = collector.collect(policy)
+            matrix = rows_of(policy, rollout, one, o["gamma"], o["gae_lambda"]).pack()
+            for _ in range(o["epochs"]):
+                for minibatch in matrix[torch.randperm(len(matrix))].split(o["batch"]):
+                    optimizer.update(compiled(minibatch)[0], 0.5)
+            steps += int(rollout.valid.sum())
+            clock(steps)
+    return clock.speeds()
+
+
 def theirs(o: dict[str, Any]) -> dict[str, float]:
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
@@ -108,16 +147,16 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--total", type=int, help="environment steps, by default those of the setting")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--side", choices=("ours", "theirs"), help="one run of one side, in this process")
+    parser.add_argument("--side", choices=SIDES, help="one run of one side, in this process")
     args = parser.parse_args()
     setting = COMMON[args.setting] | ({"total": args.total} if args.total else {})
     if args.side:
         import torch
 
         torch.set_num_threads(args.threads)
-        print(json.dumps({"ours": ours, "theirs": theirs}[args.side](setting)))
+        print(json.dumps(SIDES[args.side](setting)))
         return
-    speeds: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
+    speeds: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     for _ in range(args.runs):
         for side, measured in speeds.items():
@@ -127,10 +166,14 @@ def main() -> None:
             measured.append(json.loads(answer.stdout.splitlines()[-1]))
     for what in ("steady", "steady_cpu", "whole"):
         median = {side: statistics.median(run[what] for run in measured) for side, measured in speeds.items()}
-        ratio = median["ours"] / median["theirs"]
-        print(
-            f"{args.setting:<12}{what:<12}ours {median['ours']:>8,.0f}/s  SB3 {median['theirs']:>8,.0f}/s  {ratio:.2f}x"
-        )
+        print(f"{args.setting:<15}{what:<12}" + "".join(f"{side} {speed:>7,.0f}/s  " for side, speed in median.items()))
+        for other in ("bare", "theirs"):
+            ratios = sorted(a[what] / b[what] for a, b in zip(speeds["ours"], speeds[other], strict=True))
+            middle, ends = statistics.median(ratios), f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+            print(f"{'':<27}ours / {other}: {middle:.2f} ({ends})")
+
+
+SIDES = {"ours": ours, "bare": bare, "theirs": theirs}
 
 
 if __name__ == "__main__":

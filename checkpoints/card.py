@@ -20,6 +20,7 @@ from checkpoints.catalogue import (
     RESULTS,
     TRAINING,
     WEIGHTS,
+    in_bytes,
     read_json,
     shipped,
 )
@@ -257,7 +258,7 @@ def _number(value: Any) -> float:
 
 def _summary(config: dict[str, Any], folder: Path) -> str:
     arguments = ", ".join(f"`{_plain(key)}` {_plain(value)}" for key, value in config["arguments"].items())
-    return f"Class `{config['model']}`, {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights: {arguments}."
+    return f"Class `{config['model']}`, {in_bytes((folder / WEIGHTS).stat().st_size)} of weights: {arguments}."
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:

@@ -56,3 +56,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def in_bytes(count: int) -> str:
+    """A size as people read it: 38 kB, 1.7 MB."""
+    return f"{count / 1e3:.0f} kB" if count < 100_000 else f"{count / 1e6:.1f} MB"

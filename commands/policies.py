@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +82,21 @@ def measure_policy(model: str, device: str) -> "Metrics":
 
     policy, name, arguments = load_policy(model, device)
     played = play(policy, partial(make, name, arguments), range(EPISODES))
-    how = f"one episode of {name} from each evaluation seed 0 to {EPISODES - 1}, always the most likely action"
+    where = f"one episode of {name} ({_made_by(name)})"
+    how = f"{where} from each evaluation seed 0 to {EPISODES - 1}, always the most likely action"
     return {
         RETURN: Measurement.of(played.returns.tolist(), f"sum of rewards: {how}"),
         "mean_length": Measurement.of(played.lengths.tolist(), f"steps: {how}"),
     }
+
+
+def _made_by(environment: str) -> str:
+    """The packages on whose versions a return depends, as `gymnasium 1.4.0, mujoco 3.2`."""
+    import gymnasium as gym
+
+    entry = str(gym.spec(environment).entry_point)
+    packages = ["gymnasium", *(package for package in ("mujoco", "box2d") if f".{package}" in entry)]
+    return ", ".join(f"{package} {version(package)}" for package in packages)
 
 
 def write_clip(new: Path, folder: Path) -> dict[str, Any]:

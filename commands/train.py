@@ -190,6 +190,9 @@ class CommandLine(LightningCLI):
             kwargs["plugins"] = [*plugins, WholeFileIO()]
         origin = {"seed": self._get_option("seed_everything"), "commit": commit(), "versions": versions()}
         plays = hasattr(self.model, "env_steps")  # is counted in environment steps
+        if plays and isinstance(config["val_check_interval"], int):
+            # counted over the run, so that one shorter than the interval is no mistake: it is judged at its end
+            kwargs["check_val_every_n_epoch"] = self.config[self.subcommand].trainer.check_val_every_n_epoch = None
         bar = EnvStepBar() if plays else RichProgressBar(refresh_rate=10)
         self.trainer_defaults["callbacks"] = [
             *([] if config["enable_progress_bar"] is False else [bar]),

@@ -157,10 +157,13 @@ class LearningCurves(Callback):
         panels: dict[str, list[str]] = defaultdict(list)
         for name in sorted(curves):
             panels[name.split("/")[-1]].append(name)
-        figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
-        for axes, (quantity, names) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
+        columns = min(4, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (quantity, names) in zip(grid, panels.items(), strict=False):
             for name in names:
                 points = sorted(curves[name])
                 axes.plot(*zip(*points, strict=True), label=name, alpha=0.9, linewidth=1.2)

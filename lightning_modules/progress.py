@@ -28,8 +28,10 @@ def log_episodes(module: L.LightningModule, batch: Episodes, split: str) -> None
         f"{split}/return_std": float(batch.returns.std(correction=0)),
         f"{split}/length": float(batch.lengths.double().mean()),
     }
-    module.log_dict(numbers, logger=False, batch_size=1)
-    for logger in () if module.trainer.sanity_checking else module.trainer.loggers:
+    fitting = module.trainer.state.fn == "fit"
+    # `validate` prints what loggers get
+    module.log_dict(numbers, logger=False if fitting else None, batch_size=1)
+    for logger in module.trainer.loggers if fitting and not module.trainer.sanity_checking else ():
         logger.log_metrics(numbers, step=int(module.env_steps))  # type: ignore[arg-type]
 
 

@@ -4,6 +4,8 @@ import difflib
 import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -43,8 +45,7 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are wanted, and no window
     options: dict[str, Any] = {**(arguments or {}), **({"render_mode": "rgb_array"} if render else {})}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an environment that is out of date, or of its physics
+        with _silence(name):
             return gym.make(name, disable_env_checker=True, **options)
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"{name} needs {_missing(str(error))}") from None
@@ -134,6 +135,24 @@ def check_finite(values: np.ndarray[Any, Any], what: str, first_step: int) -> No
         f"environment {environment} gave a {what} that is not finite at its step {first_step + step} of this run: "
         "the environment is at fault, or the actions that it was given"
     )
+
+
+@contextmanager
+def _silence(name: str) -> Iterator[None]:
+    """Nothing is said of an environment that is out of date, nor by MuJoCo of its file, on a console or in a log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if ".mujoco." not in str(gym.spec(name).entry_point):
+            yield
+            return
+        import mujoco
+
+        before = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(lambda message: None)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(before)
 
 
 def _missing(text: str) -> str:

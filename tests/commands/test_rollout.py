@@ -59,6 +59,14 @@ def test_a_run_leaves_its_records(trained):
     assert saved["origin"]["data"] == "CartPole-v1"
 
 
+def test_a_run_shorter_than_its_validation_interval_is_judged_at_its_end(tmp_path, command):
+    run = tmp_path / "run"
+    assert command(*words(run, data__total_env_steps=32, trainer__val_check_interval=1000)).status == 0
+    assert "val/return" in (run / "metrics.csv").read_text()
+    said = command("validate", *words(run)[1:], "--ckpt_path", run / "last.ckpt").out
+    assert "val/return" in said
+
+
 def test_a_policy_plays_without_lightning_as_it_did_with_it(trained):
     """The normaliser is inside: a fresh process without Lightning plays the same returns."""
     code = (

@@ -178,6 +178,14 @@ def test_a_missing_package_is_answered_with_its_pip_line(package, name, extra, m
         make(name)
 
 
+def test_physics_is_made_in_silence(tmp_path, monkeypatch, capfd):
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    make("HalfCheetah-v5").close()
+    assert capfd.readouterr() == ("", "")
+    assert not [*tmp_path.iterdir()], "MuJoCo would leave a log here"
+
+
 def test_a_missing_envpool_is_answered_with_its_pip_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'lightning-zoo\[envpool\]'"):

@@ -65,10 +65,10 @@ def test_env_steps_are_exact_and_end_the_run():
 def solved(kind, actions, **options):
     """Trains on a probe; returns the module."""
     data = Experience(
-        "zoo-probe-v0", 6000, num_envs=4, rollout_steps=32, seed=1,
+        "zoo-probe-v0", 2400, num_envs=4, rollout_steps=32, seed=1,
         environment_arguments={"kind": Probe.KINDS.index(kind), "actions": [*ACTIONS].index(actions)},
     )  # fmt: skip
-    base = {"hidden": (16,), "minibatch_size": 128, "epochs": 6, "learning_rate": 1e-2, "gamma": 0.5, "log_std": -1.0}
+    base = {"hidden": (16,), "minibatch_size": 128, "epochs": 6, "learning_rate": 2e-2, "gamma": 0.5, "log_std": -1.0}
     model = ppo(data, **(base | {"gae_lambda": 0.9, "anneal": True} | options))
     fit(model, data)
     return model, data
