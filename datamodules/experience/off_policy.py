@@ -208,7 +208,8 @@ class ReplayLoader:
         """What a restored buffer must agree in."""
         names = ("environment", "environment_arguments", "n_step")
         described = {name: getattr(self.data, name) for name in names}
-        return described | {"gamma": self.module.gamma, "capacity": len(self.buffer.rows)}
+        rows, width = self.buffer.rows.shape
+        return described | {"gamma": self.module.gamma, "capacity": rows, "width": width}
 
     def _reset_seed(self) -> int:
         sequence = np.random.SeedSequence([self.data.seed, self.rank, int(self.module.env_steps)])
