@@ -11,12 +11,24 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from checkpoints.catalogue import ANIMATION, CONFIG, PICTURE, RESULTS, TRAINING, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import (
+    ANIMATION,
+    CLIP,
+    CONFIG,
+    PICTURE,
+    RESULTS,
+    TRAINING,
+    WEIGHTS,
+    in_bytes,
+    read_json,
+    shipped,
+)
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
 FLOWS = ("cnf", "glow", "nice", "realnvp")
 PIPELINES = dict.fromkeys(FLOWS, "other") | {
+    "actor-critic": "reinforcement-learning",
     "image-diffusion": "unconditional-image-generation",
     "image-classifier": "image-classification",
     "noisy-classifier": "image-classification",
@@ -105,6 +117,17 @@ log_probability = model.log_likelihood(images, draws=32)  # (16,) nats, from bel
 ```"""
 USES = {
     "image-diffusion": DRAW,
+    "actor-critic": """```bash
+lightning-zoo rollout {model} --episodes 10 --seed 0 --video policy.mp4
+```
+
+```python
+import torch
+from checkpoints import load
+
+policy = load("{model}")
+action = policy.act(torch.zeros({shape}))  # for the environment; explore=True draws it
+```""",
     "image-classifier": """```python
 import torch
 from checkpoints import load
@@ -161,25 +184,26 @@ def render(folder: Path, model: str | None = None, pictures: str = "") -> str:
 
 def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, Any], model: str, pictures: str) -> str:
     task, data = PIPELINES.get(config["model"]), config["origin"].get("data")
-    if task is None or data not in [*DATASETS]:
+    plays = config["model"] == "actor-critic"
+    if task is None or (data not in [*DATASETS] and not plays):
         what, known = ("class", PIPELINES) if task is None else ("data", DATASETS)
         value = config["model"] if task is None else data
         raise UserError(f"{folder / CONFIG}: no card is known for the {what} {value!r}, only for {', '.join(known)}")
-    label, about = DATASETS[data]
+    label, about = (_plain(data), _environment(config)) if plays else DATASETS[data]
     metrics = {_plain(metric): entry for metric, entry in results["metrics"].items()}
     metadata = ModelCardData(
         license="apache-2.0",
         library_name="lightning-zoo",
         pipeline_tag=task,
         tags=["lightning", "pytorch", config["model"]],
-        datasets=[data],
+        datasets=None if plays else [data],
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type=task,
-                dataset_type=data,
+                dataset_type=label if plays else data,
                 dataset_name=label,
-                dataset_split="test",
+                dataset_split=None if plays else "test",
                 metric_type=metric,
                 metric_value=round(_number(entry["value"]), 6),
             )
@@ -191,7 +215,7 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         f"# {name}",
         _summary(config, folder),
         f"![samples]({pictures}{PICTURE})" if results.get("picture") == PICTURE else "",
-        f"![flow]({pictures}{ANIMATION})" if results.get("animation") == ANIMATION else "",
+        _animation(results, pictures),
         "## Use\n\n" + _use(config, model, data),
         "## Numbers\n\n" + _table(metrics),
         _judge(results),
@@ -199,7 +223,7 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
         f"Measured by `{_plain(results['command'])}`; `lightning-zoo evaluate {model}` measures them again. "
         "The value is a mean over the stated sample size, with its standard error.",
         "## Training\n\n" + _training(config, folder.resolve().name),
-        f"## Data\n\n{about}",
+        f"## {'Environment' if plays else 'Data'}\n\n{about}",
         "Weights: Apache-2.0.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -207,7 +231,8 @@ def _render(folder: Path, name: str, config: dict[str, Any], results: dict[str, 
 
 def _use(config: dict[str, Any], model: str, data: str) -> str:
     arguments = config["arguments"]
-    shape = ", ".join(str(int(size)) for size in arguments.get("shape", arguments.get("image_shape", [])))
+    sizes: Any = next((arguments[key] for key in ("shape", "image_shape", "observation_shape") if key in arguments), [])
+    shape = ", ".join(str(int(size)) for size in sizes)
     if config["model"] in FLOWS:
         return (FLOW_OF_IMAGES if arguments.get("levels") else FLOW_OF_POINTS).format(model=model, shape=shape)
     if not (config["model"] == "image-diffusion" and arguments.get("num_classes")):
@@ -231,7 +256,7 @@ def _number(value: Any) -> float:
 
 def _summary(config: dict[str, Any], folder: Path) -> str:
     arguments = ", ".join(f"`{_plain(key)}` {_plain(value)}" for key, value in config["arguments"].items())
-    return f"Class `{config['model']}`, {(folder / WEIGHTS).stat().st_size / 1e6:.1f} MB of weights: {arguments}."
+    return f"Class `{config['model']}`, {in_bytes((folder / WEIGHTS).stat().st_size)} of weights: {arguments}."
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
@@ -243,6 +268,12 @@ def _table(metrics: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def _animation(results: dict[str, Any], pictures: str) -> str:
+    """A flow's way from noise to data, or a policy's clip."""
+    name = results.get("animation")
+    return f"![{name.removesuffix('.gif')}]({pictures}{name})" if name in (ANIMATION, CLIP) else ""
+
+
 def _judge(results: dict[str, Any]) -> str:
     if not results.get("judge"):
         return ""
@@ -251,6 +282,12 @@ def _judge(results: dict[str, Any]) -> str:
         f"The features are those of `{_plain(judge['name'])}`, which reads {100 * judge['test_accuracy']:.2f} % of the "
         "test images right. A feature-FID compares with another only under the same network, sample sizes and split."
     )
+
+
+def _environment(config: dict[str, Any]) -> str:
+    arguments = config["origin"].get("environment_arguments") or {}
+    said = f" with {_plain(arguments)}" if arguments else ""
+    return f"`{_plain(config['origin'].get('data'))}` of Gymnasium{said}."
 
 
 def _training_seeds(results: dict[str, Any]) -> str:

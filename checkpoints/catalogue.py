@@ -11,8 +11,9 @@ from zoo.errors import UserError
 
 PREFIX = "hf://"  # of a model on the Hugging Face Hub
 CONFIG, WEIGHTS, RESULTS, REFERENCE = "config.json", "model.safetensors", "results.json", "reference.safetensors"
-CARD, PICTURE, ANIMATION, TRAINING = "README.md", "samples.png", "flow.gif", "train.yaml"
-FILES = (CONFIG, WEIGHTS, RESULTS, REFERENCE, CARD, TRAINING, PICTURE, ANIMATION)  # all that a model folder may hold
+CARD, PICTURE, ANIMATION, CLIP, TRAINING = "README.md", "samples.png", "flow.gif", "clip.gif", "train.yaml"
+# all that a model folder may hold
+FILES = (CONFIG, WEIGHTS, RESULTS, REFERENCE, CARD, TRAINING, PICTURE, ANIMATION, CLIP)
 
 
 def shipped() -> dict[str, Path]:
@@ -54,3 +55,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def in_bytes(count: int) -> str:
+    """A size as people read it: 38 kB, 1.7 MB."""
+    return f"{count / 1e3:.0f} kB" if count < 100_000 else f"{count / 1e6:.1f} MB"

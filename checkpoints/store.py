@@ -29,9 +29,11 @@ from zoo.flows import builders
 from zoo.flows.cnf_model import cnf
 from zoo.flows.model import Flow
 from zoo.nn.classifier import ImageClassifier
+from zoo.rl.policies import ActorCritic
 
 # What a config.json may name. A name from a file is looked up here and never imported.
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "actor-critic": ActorCritic,
     "cnf": cnf,
     "glow": builders.glow,
     "image-classifier": ImageClassifier,
@@ -155,6 +157,11 @@ def save(
 def reference(model: nn.Module) -> dict[str, Tensor]:
     """A fixed input and the model's output for it."""
     generator = torch.Generator().manual_seed(0)
+    if isinstance(model, ActorCritic):
+        observations = torch.randn((2, *model.observation_shape), generator=generator)
+        drawn = model.draw(observations, model.distribution.noise(1, 2, generator)[0])
+        inputs = {"x": observations, "actions": drawn.detach()}
+        return inputs | {"output": _call(model, inputs)}
     if isinstance(model, Flow):
         inputs = _in_the_domain(model, generator)
         return inputs | {"output": _call(model, inputs)}
@@ -233,7 +240,8 @@ def _first_line(error: Exception) -> str:
 
 @torch.inference_mode()
 def _call(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    return model(*[inputs[name] for name in ("x", "t", "labels") if name in inputs])
+    output = model(*[inputs[name] for name in ("x", "t", "labels", "actions") if name in inputs])
+    return torch.stack(output) if isinstance(output, tuple) else output
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,13 +1,24 @@
-"""What `evaluate --update` writes into a model folder: results.json, the picture and the card."""
+"""What `evaluate --update` writes into a model folder: results.json, pictures and the card."""
 
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import (
+    ANIMATION,
+    CARD,
+    CLIP,
+    CONFIG,
+    PICTURE,
+    RESULTS,
+    WEIGHTS,
+    read_json,
+    shipped,
+)
 from checkpoints.whole import written_whole
 from zoo.errors import UserError
 
@@ -15,30 +26,24 @@ GUIDANCE = 2.0  # scale of the picture on a card
 
 if TYPE_CHECKING:
     from commands.measures import Metrics
-    from datamodules import Densities
-    from datamodules.images import ImageDataModule
 
 
 def write_card(
     folder: Path,
-    data: "ImageDataModule | Densities",
     data_name: str,
     metrics: "Metrics",
     options: list[str],
     by_seed: dict[str, Any],
+    illustrate: Callable[[Path], dict[str, Any]],
 ) -> None:
-    """Writes the measured metrics of a model, its picture if it draws, its card, and for a shipped one its page.
+    """Writes the measured metrics of a model, its pictures, its card, and for a shipped one its page.
 
     `options` are those of `evaluate` that the metrics were measured with; `by_seed` is empty, or {"metric", "values"}
-    of all training seeds.
+    of all training seeds; `illustrate` draws into a folder, and returns what results.json says of it.
 
     Everything is made in a folder beside and moved over at the end, so that numbers, picture and text agree.
     """
-    from checkpoints import load
     from checkpoints.card import render
-    from commands.flow_pictures import write_animation
-    from commands.measures import JUDGE
-    from zoo.flows.model import Flow
 
     config = read_json(folder / CONFIG)
     config["origin"]["data"] = data_name
@@ -55,25 +60,35 @@ def write_card(
             new = Path(beside) / name
             new.mkdir()
             shutil.copyfile(folder / WEIGHTS, new / WEIGHTS)
-            model: Any = load(str(folder))
-            if hasattr(model, "sample"):
-                results["picture"] = PICTURE
-                if judge := JUDGE.get(data_name):
-                    accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
-                    results["judge"] = {"name": judge, "test_accuracy": accuracy}
-                draw_picture(new / PICTURE, model, data, name)
-            if isinstance(model, Flow):
-                results["animation"] = ANIMATION
-                write_animation(new / ANIMATION, model)
+            results |= illustrate(new)
             for file, content in ((CONFIG, config), (RESULTS, results)):
                 (new / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             (new / CARD).write_text(render(new), encoding="utf-8")
-            for file in (CONFIG, PICTURE, ANIMATION, RESULTS, CARD):
+            for file in (CONFIG, PICTURE, ANIMATION, CLIP, RESULTS, CARD):
                 if (new / file).exists():
                     os.replace(new / file, folder / file)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
     write_page(folder)
+
+
+def illustrate_model(new: Path, model: Any, data: Any, data_name: str) -> dict[str, Any]:
+    """What a model draws, if it draws: the picture, a flow's animation, and who reads the pictures."""
+    from commands.flow_pictures import write_animation
+    from commands.measures import JUDGE
+    from zoo.flows.model import Flow
+
+    said: dict[str, Any] = {}
+    if hasattr(model, "sample"):
+        said["picture"] = PICTURE
+        if judge := JUDGE.get(data_name):
+            accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
+            said["judge"] = {"name": judge, "test_accuracy": accuracy}
+        draw_picture(new / PICTURE, model, data, new.name)
+    if isinstance(model, Flow):
+        said["animation"] = ANIMATION
+        write_animation(new / ANIMATION, model)
+    return said
 
 
 def draw_picture(path: Path, model: Any, data: Any, name: str) -> None:

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     rows = None if args.input is None else read_numbers(args.input, "--input")
     model = checkpoints.load(args.model, choose_device(args.device))
     if not isinstance(model, Flow):
-        raise UserError(f"{args.model!r} has no density: it is a {type(model).__name__}; flows have one")
+        raise UserError(f"{args.model!r} has no density: its class is {type(model).__name__}, no flow")
     if picture and model.shape != (2,):
         raise UserError(
             f"{args.model!r} is a density of {model.dims} dimensions, and a map has 2: use --output with .npy"

@@ -8,12 +8,14 @@ on two cores; --full uses the card's own numbers. Exit status 1 if a metric does
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, find, read_json
 from commands.measures import DATA, Metrics, load_data, say
 from commands.options import add_device, add_speed, choose_device, speed_up
+from commands.policies import POLICY, RETURN, import_environments, measure_policy, write_clip
 from commands.protocols import measure
 from zoo.errors import UserError
 
@@ -26,10 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", choices=DATA, help="the data, for a model folder that does not say it")
     parser.add_argument(
+        "--env-module", metavar="MODULE", help="a module of yours, which registers a policy's environment"
+    )
+    parser.add_argument(
         "--seeds",
         nargs="+",
         metavar="FOLDER",
-        help="with --update: model folders of the same config from all training seeds, for the card (densities)",
+        help="with --update: model folders of the same config from all training seeds, for the card (densities of the "
+        "plane, policies)",
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
@@ -45,14 +51,17 @@ def run(args: argparse.Namespace) -> int:
     origin = config.get("origin")
     if not isinstance(origin, dict):
         raise UserError(f'{folder / CONFIG} must hold "origin", an object')
-    data_name = args.data or origin.get("data")
-    if data_name not in DATA:
+    is_policy = config.get("model") == POLICY
+    data_name: Any = args.data or origin.get("data")
+    if data_name not in DATA and not is_policy:
         raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(DATA)}")
     missing = {"seed", "steps", "commit"} - origin.keys()
     if args.update and missing:
         raise UserError(f'{folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
     if args.seeds and not args.update:
         raise UserError("--seeds is for --update: it writes the card")
+    if is_policy:
+        return _run_policy(args, folder, config)
     card = {} if args.update else read_metrics(folder)
 
     import checkpoints
@@ -74,28 +83,67 @@ def run(args: argparse.Namespace) -> int:
         speed_up(getattr(model, "network", model), device, args.precision, args.compile)
     metrics = measure(model, data, full=args.full or args.update, say=say)
     if args.update:
-        from commands.card import write_card
+        from commands.card import illustrate_model, write_card
 
         options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
-        by_seed = measure_seeds(args.seeds, config, data, device) if args.seeds else {}
-        write_card(folder, data, data_name, metrics, options, by_seed)
+        by_seed = density_by_seed(args.seeds, config, data, device) if args.seeds else {}
+        write_card(
+            folder,
+            data_name,
+            metrics,
+            options,
+            by_seed,
+            lambda new: illustrate_model(new, checkpoints.load(str(folder)), data, data_name),
+        )
         print(f"wrote {folder / RESULTS} and the card")
         return 0
     return _compare(name, card, metrics, as_json=args.json)
 
 
-def measure_seeds(folders: list[str], config: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
-    """{"metric", "values": {training seed: value}} of model folders of one config: their NLL less that of the truth.
+def _run_policy(args: argparse.Namespace, folder: Path, config: dict[str, Any]) -> int:
+    """The same for a policy, which is measured by playing; on the card, a film of it."""
+    import_environments(args.env_module)
+    card = {} if args.update else read_metrics(folder)
+    device = choose_device(args.device)
+    metrics = measure_policy(args.model, device)
+    if args.update:
+        from commands.card import write_card
+
+        by_seed: dict[str, Any] = {}
+        if args.seeds:
+            values = by_training_seed(args.seeds, config, lambda name: measure_policy(name, device)[RETURN].value)
+            by_seed = {"metric": RETURN, "values": values}
+        write_card(folder, config["origin"]["data"], metrics, [], by_seed, lambda new: write_clip(new, folder))
+        print(f"wrote {folder / RESULTS} and the card")
+        return 0
+    return _compare(folder.resolve().name, card, metrics, as_json=args.json)
+
+
+def density_by_seed(folders: list[str], config: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
+    """{"metric", "values": {training seed: value}} of flows of one config: their NLL less that of the truth.
 
     Raises:
-        UserError: if a folder holds another model, two are of one seed, or the data has no known density.
+        UserError: as `by_training_seed`, and if the data has no known density.
     """
     import checkpoints
     from commands.flow_protocols import scores
     from datamodules import Densities
 
     if not isinstance(data, Densities):
-        raise UserError("--seeds is for densities of the plane: other models are measured one by one")
+        raise UserError("--seeds is for densities of the plane and policies: other models are measured one by one")
+
+    def measured(name: str) -> float:
+        return scores(checkpoints.load(name, device), data, say)[0].value  # type: ignore[arg-type]
+
+    return {"metric": "nll_minus_floor_nats", "values": by_training_seed(folders, config, measured)}
+
+
+def by_training_seed(folders: list[str], config: dict[str, Any], measured: Callable[[str], float]) -> dict[str, float]:
+    """{training seed: value} of model folders of one config.
+
+    Raises:
+        UserError: if a folder holds another model, or two are of one seed.
+    """
     values: dict[str, float] = {}
     for name in folders:
         other = read_json(find(name) / CONFIG)
@@ -104,8 +152,8 @@ def measure_seeds(folders: list[str], config: dict[str, Any], data: Any, device:
         seed = str(other["origin"]["seed"])
         if seed in values:
             raise UserError(f"--seeds {name!r} is of training seed {seed}, as another folder is")
-        values[seed] = scores(checkpoints.load(name, device), data, say)[0].value  # type: ignore[arg-type]
-    return {"metric": "nll_minus_floor_nats", "values": values}
+        values[seed] = measured(name)
+    return values
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, in_bytes, read_json, shipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     for entry in entries:
         headline = next(iter(entry["metrics"].items()), None)
         metric = f"{headline[0]} {headline[1]:.4g}" if headline else "-"
-        rows.append((entry["name"], entry["algorithm"], entry["data"], metric, f"{entry['bytes'] / 1e6:.1f} MB"))
+        rows.append((entry["name"], entry["algorithm"], entry["data"], metric, in_bytes(entry["bytes"])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -114,14 +114,14 @@ def choose_device(name: str) -> str:
     return name
 
 
-def check_output(path: Path, endings: tuple[str, ...]) -> None:
+def check_output(path: Path, endings: tuple[str, ...], option: str = "--output") -> None:
     """Refuses a file that could not be written, or whose ending is unknown, before any work is done."""
     if path.suffix.lower() not in endings:
-        raise UserError(f"--output {str(path)!r} must end in {' or '.join(endings)}")
+        raise UserError(f"{option} {str(path)!r} must end in {' or '.join(endings)}")
     folder = path.resolve().parent
     if not os.path.isdir(folder):
-        raise UserError(f"--output {str(path)!r}: the folder {folder} does not exist, create it first")
+        raise UserError(f"{option} {str(path)!r}: the folder {folder} does not exist, create it first")
     if not os.access(folder, os.W_OK):
-        raise UserError(f"--output {str(path)!r}: the folder {folder} may not be written to")
+        raise UserError(f"{option} {str(path)!r}: the folder {folder} may not be written to")
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
-        raise UserError(f"--output {str(path)!r} is a folder: name a file")
+        raise UserError(f"{option} {str(path)!r} is a folder: name a file")

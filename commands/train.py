@@ -29,6 +29,7 @@ from checkpoints.store import versions
 from checkpoints.whole import written_whole
 from commands.complaints import complaint
 from commands.options import has_bfloat16
+from commands.policies import import_environments
 from commands.runs import (
     INTERRUPTED,
     LAST,
@@ -41,10 +42,14 @@ from commands.runs import (
 )
 from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord, SaveOnInterrupt
 from lightning_modules.checkpoint_io import WholeFileIO
+from lightning_modules.progress import EnvStepBar, EnvStepCheckpoint
 from zoo.errors import UserError, one_line
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
-SIZES = ("image_shape", "num_features", "levels", "num_classes")  # what a model takes from its data
+SIZES = (  # what a model takes from its data
+    *("image_shape", "num_features", "levels", "num_classes"),
+    *("observation_shape", "num_actions", "action_low", "action_high", "total_env_steps"),
+)
 NEEDED = {  # what a verb calls of the model and of its data
     "fit": ("training_step", "train_dataloader"),
     "validate": ("validation_step", "val_dataloader"),
@@ -96,6 +101,19 @@ class CommandLine(LightningCLI):
         parser.add_argument(
             "--save_every_n_epochs", type=int, default=1, help="Epochs between two writings of last.ckpt."
         )
+        parser.add_argument(
+            "--save_every_n_env_steps",
+            type=int,
+            default=100_000,
+            help="The same for runs counted in environment steps.",
+        )
+        parser.add_argument(
+            "--env_module",
+            "--env-module",
+            type=str | None,
+            default=None,
+            help="A module of yours to import, which registers environments.",
+        )
         for name in SIZES:
             parser.link_arguments(
                 "data",
@@ -128,6 +146,7 @@ class CommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
+        import_environments(config.env_module)
         if config.trainer.default_root_dir is None:
             config.trainer.default_root_dir = f"runs/{config.model.class_path.rsplit('.', 1)[-1].lower()}"
         for name in POSITIVE:
@@ -169,15 +188,23 @@ class CommandLine(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeFileIO()]
+        origin = {"seed": self._get_option("seed_everything"), "commit": commit(), "versions": versions()}
+        plays = hasattr(self.model, "env_steps")  # is counted in environment steps
+        if plays and isinstance(config["val_check_interval"], int):
+            # counted over the run, so that one shorter than the interval is no mistake: it is judged at its end
+            kwargs["check_val_every_n_epoch"] = self.config[self.subcommand].trainer.check_val_every_n_epoch = None
+        bar = EnvStepBar() if plays else RichProgressBar(refresh_rate=10)
         self.trainer_defaults["callbacks"] = [
-            *([] if config["enable_progress_bar"] is False else [RichProgressBar(refresh_rate=10)]),
-            RunRecord({"seed": self._get_option("seed_everything"), "commit": commit(), "versions": versions()}),
+            *([] if config["enable_progress_bar"] is False else [bar]),
+            RunRecord(origin | getattr(self.datamodule, "origin", {})),
         ]
         if fitting and not config["fast_dev_run"]:
             every = self._get_option("save_every_n_epochs")
             self.trainer_defaults["callbacks"] += [
                 LearningCurves(),
-                ModelCheckpoint(
+                EnvStepCheckpoint(root / LAST, self._get_option("save_every_n_env_steps"))
+                if plays
+                else ModelCheckpoint(
                     root, filename=LAST.removesuffix(".ckpt"), every_n_epochs=every, enable_version_counter=False
                 ),
                 SaveOnInterrupt(root / INTERRUPTED),
@@ -234,9 +261,12 @@ class CommandLine(LightningCLI):
         return self.config[self.config.subcommand].get(name)
 
     def _loggers(self, root: Path) -> list[Any]:
-        csv_logger = CSVLogger(root, name="", version="")
+        # a step here may be thousands of environment steps: Lightning would write at multiples of 100 only
+        every = 1 if hasattr(self.model, "env_steps") else 100
+        csv_logger = CSVLogger(root, name="", version="", flush_logs_every_n_steps=every)
         if self._resumed is not None and not _is_worker():
-            keep_rows(csv_logger, root / "metrics.csv", self._resumed["global_step"])
+            done = self._resumed.get("env_steps", self._resumed["global_step"] - 1) + 1
+            keep_rows(csv_logger, root / "metrics.csv", done)
         loggers: list[Any] = [csv_logger, TensorBoardLogger(root, name="", version="")]
         if self._get_option("wandb"):
             if importlib.util.find_spec("wandb") is None:
@@ -307,6 +337,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # the run folder: config.yaml is there
     warnings.filterwarnings("ignore", message=".*dirpath has changed.*")  # a run folder may be moved
     warnings.filterwarnings("ignore", message=".*infer the batch indices.*")  # a loader of ours has no sampler
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")  # modules log by themselves
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # of a missing GPU, when compiling
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")
     warnings.filterwarnings("ignore", message=".*jsonargparse.*")

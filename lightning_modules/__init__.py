@@ -8,6 +8,7 @@ from lightning_modules.ddim import DDIM
 from lightning_modules.ddpm import DDPM
 from lightning_modules.glow import Glow
 from lightning_modules.nice import NICE
+from lightning_modules.ppo import PPO
 from lightning_modules.realnvp import RealNVP
 from lightning_modules.score_matching import ScoreMatching
 
@@ -16,6 +17,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "NICE",
+    "PPO",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",

@@ -20,6 +20,11 @@ from zoo.errors import UserError
 from zoo.pictures import image_grid
 
 
+def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
+    """Environment steps where a module counts these, else optimizer steps."""
+    return int(getattr(pl_module, "env_steps", trainer.global_step))
+
+
 class EMA(WeightAveraging):
     """average <- d average + (1 - d) weights after each optimizer step, d = min(decay, (1 + n) / (10 + n)) at step n.
 
@@ -125,7 +130,7 @@ class LearningCurves(Callback):
         self._draw(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.global_step:  # a run that never began leaves no files
+        if steps_done(trainer, pl_module):  # a run that never began leaves no files
             self._draw(trainer)
 
     def _draw(self, trainer: L.Trainer) -> None:
@@ -151,10 +156,13 @@ class LearningCurves(Callback):
         panels: dict[str, list[str]] = defaultdict(list)
         for name in sorted(curves):
             panels[name.split("/")[-1]].append(name)
-        figure = Figure(figsize=(5 * len(panels), 3.6), layout="constrained")
-        for axes, (quantity, names) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-        ):
+        columns = min(4, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (quantity, names) in zip(grid, panels.items(), strict=False):
             for name in names:
                 points = sorted(curves[name])
                 axes.plot(*zip(*points, strict=True), label=name, alpha=0.9, linewidth=1.2)
@@ -192,7 +200,7 @@ class RunRecord(Callback):
             torch.manual_seed(torch.initial_seed() + rank)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["origin"] = self.origin | {"steps": trainer.global_step}
+        checkpoint["origin"] = self.origin | {"steps": steps_done(trainer, pl_module)}
         states = {"cpu": torch.get_rng_state()}
         if pl_module.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(pl_module.device)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import checkpoints
-from checkpoints.catalogue import ANIMATION, CARD, PICTURE, RESULTS, TRAINING
+from checkpoints.catalogue import ANIMATION, CARD, CLIP, PICTURE, RESULTS, TRAINING
 from commands.main import main
 
 pytest_plugins = ["tests.hub_server"]
@@ -122,6 +122,7 @@ def finished(tiny, tmp_path_factory):
     (folder / RESULTS).write_text(json.dumps(results))
     (folder / TRAINING).write_text("seed_everything: 7\n")
     Image.new("RGB", (8, 8)).save(folder / PICTURE)
+    Image.new("P", (8, 8)).save(folder / CLIP)  # a policy's; here so that every file a folder may hold is tried
     Image.new("RGB", (8, 8)).save(folder / ANIMATION)
     (folder / CARD).write_text(render(folder))
     return folder

@@ -17,6 +17,7 @@ from tests.conftest import Payload
 from zoo.errors import UserError
 
 ARGUMENTS = {
+    "actor-critic": {"observation_shape": [3], "num_actions": [4, 2], "hidden": [6, 5], "normalize": True},
     "image-diffusion": {"image_shape": [3, 8, 4], "channels": 4, "num_timesteps": 20, "num_classes": 5},
     "image-classifier": {"image_shape": [3, 8, 4], "num_classes": 7, "channels": 4, "num_features": 6},
     "noisy-classifier": {"image_shape": [3, 8, 4], "num_classes": 7, "channels": 4, "num_timesteps": 20},
@@ -69,6 +70,11 @@ def test_saved_and_loaded_is_bit_equal(name, tmp_path):
     assert loaded.state_dict().keys() == expected.keys()
     for key, weight in loaded.state_dict().items():
         torch.testing.assert_close(weight, expected[key], rtol=0, atol=0)
+    if name == "actor-critic":
+        x, actions = torch.randn(5, 3), torch.ones(5, 2)
+        torch.testing.assert_close(loaded(x, actions), model(x, actions), rtol=0, atol=0)
+        assert checkpoints.verify(str(folder)) == 0
+        return
     x = torch.rand(5, 3, 8, 4)  # dequantised, to a flow
     times = torch.arange(5) + 3
     others = {

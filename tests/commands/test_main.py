@@ -21,6 +21,7 @@ OPTIONS = {
         "--json", "--device", "--precision", "--compile",
     ],
     "evaluate": ["MODEL", "--json", "--full", "--update", "--data", "--device", "--precision", "--compile"],
+    "rollout": ["MODEL", "--episodes", "--seed", "--video", "--explore", "--environment", "--env-module", "--json"],
     "export": ["CKPT", "DIR", "--json"],
     "density": ["MODEL", "--input", "--output", "--labels", "--draws", "--seed", "--precision", "--json", "--device"],
     "download": ["MODEL", "--to"],

@@ -303,6 +303,9 @@ def test_two_processes_each_write_their_share_of_the_predictions(ranks, tmp_path
 def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, command):
     config = yaml.safe_load(path.read_text())
     data, folder = config["data"]["class_path"].rsplit(".", 1)[-1], tmp_path / "run"
+    if data == "Experience":
+        run_experience(config, path.stem, folder, command)
+        return
     options = ["--config", path.stem, "--trainer.default_root_dir", folder, "--trainer.accelerator", "cpu"]
     if data in ("MNIST", "FashionMNIST"):
         write_idx(tmp_path / getattr(datamodules, data).folder, train=40, test=4)
@@ -330,6 +333,15 @@ def test_every_config_runs_a_few_steps(path, straight, tmp_path, monkeypatch, co
     assert command("fit", *options).status == 0
     assert read(folder / "last.ckpt")["global_step"] == 2
     assert all(math.isfinite(value) for _, value in curve(folder, "val/loss"))
+
+
+def run_experience(config, name, folder, command):
+    """One rollout of a config, with as few epochs as that can take."""
+    options = ["--config", name, "--trainer.default_root_dir", folder, "--data.total_env_steps", 1]
+    options += ["--model.compile", "false", "--model.epochs", 1, "--trainer.limit_val_batches", 0]
+    assert command("fit", *options).status == 0
+    rows = config["data"]["init_args"]["num_envs"] * config["data"]["init_args"]["rollout_steps"]
+    assert 0.5 * rows < read(folder / "last.ckpt")["env_steps"] <= rows
 
 
 # mistakes -----------------------------------------------------------------------------------------------------------

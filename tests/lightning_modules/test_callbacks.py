@@ -224,6 +224,12 @@ def test_curves_have_a_panel_for_each_quantity(tmp_path):
         assert {path.name for path in folder.iterdir()} == {"curves.png", "metrics.csv"}
 
 
+def test_many_curves_stand_in_rows_of_four(tmp_path):
+    LearningCurves().on_train_end(curves(tmp_path, [{f"train/{name}": 1.0 for name in "abcde"}]), None)
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (4 * 600, 2 * 432)
+
+
 @pytest.mark.parametrize("changes", [{"loggers": []}, {"is_global_zero": False}])
 def test_curves_need_a_log_and_one_process(changes, tmp_path):
     LearningCurves().on_train_end(curves(tmp_path, [{"train/loss": 2.0}], **changes), None)

@@ -1,0 +1,50 @@
+"""Trains a policy from several seeds, measures each final policy, and makes a model folder of the median one.
+
+    python -m benchmarks.train_seeds ppo-cartpole --seeds 5
+
+Writes runs/NAME/seed-S (kept, and not trained again by a second call), runs/NAME/results.json and checkpoints/NAME,
+whose card says the return of every seed. Options after `--` go to `fit`. Seeds that are trained elsewhere may be
+copied into runs/NAME first. Run it from a clean checkout: the card names the commit.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from commands.policies import RETURN, measure_policy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of a config")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--no-folder", action="store_true", help="only train and measure")
+    parser.add_argument("fit", nargs="*", help="more options of fit")
+    args = parser.parse_args()
+    root, returns = Path("runs") / args.name, {}
+    for seed in range(args.seeds):
+        run = root / f"seed-{seed}"
+        if not (run / "model").is_dir():
+            options = ["--seed_everything", seed, "--trainer.default_root_dir", run, *args.fit]
+            command("fit", "--config", args.name, *options)
+            command("export", run / "last.ckpt", run / "model")
+        returns[str(seed)] = measure_policy(str(run / "model"), "cpu")[RETURN].value
+        print(f"{args.name} seed {seed}: {returns[str(seed)]:.2f}", flush=True)
+        (root / "results.json").write_text(json.dumps(returns, indent=2) + "\n")
+    if args.no_folder:
+        return
+    median = sorted(returns, key=returns.__getitem__)[len(returns) // 2]
+    folder = Path("checkpoints") / args.name
+    shutil.copytree(root / f"seed-{median}" / "model", folder)
+    command("evaluate", folder, "--update", "--seeds", *(root / f"seed-{seed}" / "model" for seed in returns))
+
+
+def command(*words: object) -> None:
+    subprocess.run([sys.executable, "cli.py", *map(str, words)], check=True)
+
+
+if __name__ == "__main__":
+    main()

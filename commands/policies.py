@@ -1,0 +1,169 @@
+"""What the verbs that play a policy share: its environment, its episodes, its films."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.catalogue import CLIP, CONFIG, find, read_json
+from checkpoints.whole import written_whole
+from zoo.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from commands.measures import Metrics
+
+POLICY = "actor-critic"  # the model class that `evaluate` and `rollout` play
+RETURN = "mean_return"
+EPISODES = 100  # of the protocol, from seeds 0 to 99
+CLIP_WIDTH, CLIP_FRAMES = 200, 150  # of the film on a card, so that it stays small
+FRAMES_PER_SECOND = 30
+
+
+def import_environments(module: str | None) -> None:
+    """Imports the module of a user that registers environments: the only way in which a name leads to an import.
+
+    Raises:
+        UserError: if there is no such module, or it cannot be imported.
+    """
+    if module is None:
+        return
+    if not re.fullmatch(r"[\w.]+", module):
+        raise UserError(f"--env-module must be the name of a module, as in `import NAME`, got {module!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # whatever a user's module raises
+        raise UserError(f"--env-module {module!r} cannot be imported: {one_line(str(error))}") from None
+
+
+def load_policy(model: str, device: str, environment: str | None = None) -> tuple[Any, str, dict[str, Any]]:
+    """A policy, and the name and arguments of the environment to play it in.
+
+    Raises:
+        UserError: if the model is no policy, or the environment's sizes are not those of the policy.
+    """
+    config = read_json(find(model) / CONFIG)
+    if config.get("model") != POLICY:
+        raise UserError(f"{model!r} plays in no environment: it is of class {config.get('model')!r}")
+    origin = config.get("origin")
+    origin = origin if isinstance(origin, dict) else {}
+    name = environment or origin.get("data")
+    arguments = {} if environment else origin.get("environment_arguments", {})
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        raise UserError(f"{model!r} does not say in which environment it plays: pass --environment")
+
+    import checkpoints
+    from datamodules.experience.environments import make, sizes
+
+    env = make(name, arguments)
+    there = sizes(name, env.observation_space, env.action_space)
+    env.close()
+    policy: Any = checkpoints.load(model, device)
+    if policy.observation_shape != there.observation_shape:
+        raise UserError(
+            f"{model!r} takes observations of shape {policy.observation_shape}, but those of {name} are of shape "
+            f"{there.observation_shape}"
+        )
+    if (policy.num_actions, len(policy.low)) != (there.num_actions, len(there.action_low)):
+        raise UserError(f"{model!r} takes other actions than {name}: choose an environment with {policy.num_actions}")
+    return policy, name, arguments
+
+
+def measure_policy(model: str, device: str) -> "Metrics":
+    """The return of one episode from each of the evaluation seeds 0 to 99, always the most likely action."""
+    from commands.measures import Measurement
+    from datamodules.experience.collector import play
+    from datamodules.experience.environments import make
+
+    policy, name, arguments = load_policy(model, device)
+    played = play(policy, partial(make, name, arguments), range(EPISODES))
+    where = f"one episode of {name} ({_made_by(name)})"
+    how = f"{where} from each evaluation seed 0 to {EPISODES - 1}, always the most likely action"
+    return {
+        RETURN: Measurement.of(played.returns.tolist(), f"sum of rewards: {how}"),
+        "mean_length": Measurement.of(played.lengths.tolist(), f"steps: {how}"),
+    }
+
+
+def _made_by(environment: str) -> str:
+    """The packages on whose versions a return depends, as `gymnasium 1.4.0, mujoco 3.2`."""
+    import gymnasium as gym
+
+    entry = str(gym.spec(environment).entry_point)
+    packages = ["gymnasium", *(package for package in ("mujoco", "box2d") if f".{package}" in entry)]
+    return ", ".join(f"{package} {version(package)}" for package in packages)
+
+
+def write_clip(new: Path, folder: Path) -> dict[str, Any]:
+    """A film of the first evaluation episode of a policy, for its card: what results.json says of it."""
+    from datamodules.experience.collector import play
+    from datamodules.experience.environments import make
+
+    policy, name, arguments = load_policy(str(folder), "cpu")
+    film = Film()
+    play(policy, partial(make, name, arguments, render=True), [0], on_step=film)
+    film.write(new / CLIP, width=CLIP_WIDTH, most=CLIP_FRAMES)
+    return {"animation": CLIP}
+
+
+class Film:
+    """Pictures of the environments that `play` steps, one episode after another; `write` makes a film of them."""
+
+    def __init__(self) -> None:
+        self.frames: dict[int, list[Any]] = {}
+
+    def __call__(self, episode: int, env: Any) -> None:
+        frame = env.render()
+        if frame is None:
+            raise UserError("the environment has no renderer that gives pictures, so there is no video of it")
+        self.frames.setdefault(episode, []).append(frame)
+
+    def write(self, path: Path, *, width: int | None = None, most: int | None = None) -> None:
+        """Writes a .gif or .mp4: of at most `most` frames, evenly spaced, and scaled to `width`."""
+        frames = [frame for episode in sorted(self.frames) for frame in self.frames[episode]]
+        skip = 1 if most is None else -(-len(frames) // most)
+        {".gif": _write_gif, ".mp4": _write_mp4}[path.suffix.lower()](path, frames[::skip], width)
+
+
+def _write_gif(path: Path, frames: list[Any], width: int | None) -> None:
+    from PIL import Image
+
+    pictures = [Image.fromarray(frame) for frame in frames]
+    if width:
+        pictures = [picture.resize((width, picture.height * width // picture.width)) for picture in pictures]
+    pictures = [picture.quantize(32, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE) for picture in pictures]
+    with written_whole(path) as beside:
+        pictures[0].save(
+            beside, save_all=True, append_images=pictures[1:], duration=1000 // FRAMES_PER_SECOND, loop=0, optimize=True
+        )
+
+
+def _write_mp4(path: Path, frames: list[Any], width: int | None) -> None:
+    check_video(path)
+    import imageio_ffmpeg
+    import numpy as np
+
+    height, breadth = frames[0].shape[:2]
+    with written_whole(path) as beside:
+        writer: Any = imageio_ffmpeg.write_frames(
+            str(beside), (breadth, height), fps=FRAMES_PER_SECOND, macro_block_size=2, ffmpeg_log_level="error"
+        )
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
+
+
+def check_video(path: Path) -> None:
+    """Raises a UserError if what a film needs is not installed."""
+    import importlib.util
+
+    needed: Callable[[str], Any] = importlib.util.find_spec
+    if path.suffix.lower() == ".mp4" and needed("imageio_ffmpeg") is None:
+        raise UserError("an .mp4 needs an encoder: pip install 'lightning-zoo[video]', or write a .gif")

@@ -1,0 +1,160 @@
+"""Environments by their names: one, or many at once, with a fix for each thing that can be wrong with a name."""
+
+import difflib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from zoo.errors import UserError, one_line
+
+VECTORIZATIONS = ("sync", "async", "native", "envpool")
+EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "pygame": "video"}  # what is missing -> our extra that brings it
+Arguments = dict[str, int | float | bool]
+
+
+class Sizes(NamedTuple):
+    """What a policy must know of an environment, in plain values."""
+
+    observation_shape: tuple[int, ...]
+    num_actions: tuple[int, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+
+
+def make(name: str, arguments: Arguments | None = None, render: bool = False) -> gym.Env[Any, Any]:
+    """One environment.
+
+    Args:
+        name: its id in Gymnasium's registry. arguments: of its constructor; numbers and truth values.
+        render: whether `render()` is to give pictures.
+
+    Raises:
+        UserError: if there is no such environment, a package that it needs is missing, or an argument does not fit.
+    """
+    check_name(name, arguments)
+    if render and importlib.util.find_spec("pygame") is None:
+        raise UserError("a video needs a renderer: pip install 'lightning-zoo[video]'")
+    if render:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are wanted, and no window
+    options: dict[str, Any] = {**(arguments or {}), **({"render_mode": "rgb_array"} if render else {})}
+    try:
+        with _silence(name):
+            return gym.make(name, disable_env_checker=True, **options)
+    except gym.error.DependencyNotInstalled as error:
+        raise UserError(f"{name} needs {_missing(str(error))}") from None
+    except ImportError as error:
+        raise UserError(f"{name} needs {_missing(str(error))}") from None
+    except (TypeError, gym.error.Error, ValueError) as error:
+        if render and "render" in str(error):
+            raise UserError(f"{name} has no renderer that gives pictures, so there is no video of it") from None
+        raise UserError(f"environment {name} with arguments {arguments}: {one_line(str(error))}") from None
+
+
+def make_vector(name: str, num_envs: int, vectorization: str, arguments: Arguments | None, seed: int = 0) -> VectorEnv:
+    """`num_envs` copies that step together and reset themselves on the step after an end (`AutoresetMode.NEXT_STEP`).
+
+    Args:
+        vectorization: "sync" one after another in this process, "async" each in a process, "native" the environment's
+            own arrays, "envpool" EnvPool's threads. seed: EnvPool's, which takes none later.
+
+    Raises:
+        UserError: as `make`, and if the environment cannot be had in this way.
+    """
+    check_name(name, arguments)
+    if vectorization not in VECTORIZATIONS:
+        raise UserError(f"data.vectorization must be one of {', '.join(VECTORIZATIONS)}, got {vectorization!r}")
+    if num_envs < 1:
+        raise UserError(f"data.num_envs must be at least 1, got {num_envs}")
+    if vectorization == "native":
+        if not gym.spec(name).vector_entry_point:
+            raise UserError(f"{name} has no native vector environment: set data.vectorization to sync or async")
+        options: dict[str, Any] = {**(arguments or {})}
+        return gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **options)
+    if vectorization == "envpool":
+        from datamodules.experience.pool import EnvPool
+
+        return EnvPool(name, num_envs, arguments, seed)
+    make(name, arguments).close()  # a mistake is told from here and not from a process below
+    makers = [lambda: make(name, arguments)] * num_envs
+    if vectorization == "sync":
+        return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+    return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+def check_name(name: str, arguments: Arguments | None = None) -> None:
+    """Raises a UserError unless the registry knows `name` and the arguments are plain numbers."""
+    if ":" in name:  # Gymnasium would import what stands before it
+        raise UserError(f"environment {name!r} must not hold a ':': name the module with --env-module instead")
+    for key, value in (arguments or {}).items():
+        if not isinstance(value, int | float):  # a text could name a file
+            raise UserError(f"environment argument {key!r} must be a number, true or false, got {value!r}")
+    if name not in gym.registry:
+        near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "is it your own? Then name its module: --env-module"
+        raise UserError(f"unknown environment {name!r}; {hint}")
+
+
+def sizes(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> Sizes:
+    """The sizes of an environment's spaces.
+
+    Raises:
+        UserError: unless observations are a Box, and actions a Discrete from 0, a MultiDiscrete from 0 or a bounded Box
+            in one dimension.
+    """
+    if not isinstance(observations, gym.spaces.Box) or not observations.shape:
+        raise UserError(f"{name} has observations {observations}, but only a Box of numbers is known: wrap it")
+    shape = tuple(int(size) for size in observations.shape)
+    match actions:
+        case gym.spaces.Discrete() if actions.start == 0:
+            return Sizes(shape, (int(actions.n),), (), ())
+        case gym.spaces.MultiDiscrete() if actions.nvec.ndim == 1 and not actions.start.any():
+            return Sizes(shape, tuple(int(n) for n in actions.nvec), (), ())
+        case gym.spaces.Box() if len(actions.shape) == 1 and actions.is_bounded():
+            low, high = actions.low.tolist(), actions.high.tolist()
+            return Sizes(shape, (), tuple(low), tuple(high))
+    raise UserError(
+        f"{name} has actions {actions}, which PPO does not take: only Discrete and MultiDiscrete from 0, and Box of "
+        "one dimension with finite bounds"
+    )
+
+
+def check_finite(values: np.ndarray[Any, Any], what: str, first_step: int) -> None:
+    """Raises a UserError that names the step and the environment of the first NaN or infinity in (T, N, ...)."""
+    if np.isfinite(values.sum()) or np.isfinite(values).all():
+        return
+    rows = ~np.isfinite(values.reshape(*values.shape[:2], -1)).all(-1)
+    step, environment = (int(index) for index in np.argwhere(rows)[0])
+    raise UserError(
+        f"environment {environment} gave a {what} that is not finite at its step {first_step + step} of this run: "
+        "the environment is at fault, or the actions that it was given"
+    )
+
+
+@contextmanager
+def _silence(name: str) -> Iterator[None]:
+    """Nothing is said of an environment that is out of date, nor by MuJoCo of its file, on a console or in a log."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if ".mujoco." not in str(gym.spec(name).entry_point):
+            yield
+            return
+        import mujoco
+
+        before = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(lambda message: None)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(before)
+
+
+def _missing(text: str) -> str:
+    extra = next((ours for package, ours in EXTRAS.items() if package in text.lower()), None)
+    return f"a package that is not installed: pip install 'lightning-zoo[{extra}]'" if extra else one_line(text)

@@ -1,0 +1,88 @@
+"""Callbacks of runs whose progress is counted in environment steps: checkpoints, and a bar."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zoo.errors import UserError
+
+
+class EnvStepCheckpoint(Callback):
+    """Saves the run whenever the count of environment steps passes a multiple of `every`, and at its end.
+
+    Lightning's own keys its checkpoints by optimizer steps, which a raw optimizer does not count: it would never save.
+
+    Args:
+        path: what is written, each time anew.
+        every: environment steps.
+    """
+
+    def __init__(self, path: Path, every: int) -> None:
+        if every < 1:
+            raise UserError(f"save_every_n_env_steps must be at least 1, got {every}")
+        self.path, self.every = path, every
+        self._saved = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._saved = int(pl_module.env_steps)  # type: ignore[arg-type]
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        env_steps = int(pl_module.env_steps)  # type: ignore[arg-type]
+        if env_steps // self.every > self._saved // self.every and not trainer.should_stop:
+            self._save(trainer, env_steps)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer, int(pl_module.env_steps))  # type: ignore[arg-type]
+
+    def _save(self, trainer: L.Trainer, env_steps: int) -> None:
+        self._saved = env_steps
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class EnvStepBar(ProgressBar):
+    """One line: environment steps of all, steps a second, the mean return of the episodes that ended last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Progress | None = None
+        self._return = float("nan")
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    _enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._enabled or not trainer.is_global_zero:
+            return
+        columns = TextColumn("{task.completed:,.0f} of {task.total:,.0f} env steps"), BarColumn()
+        said = TextColumn("{task.fields[speed]:,.0f}/s  return {task.fields[mean]:.1f}"), TimeRemainingColumn()
+        self._bar = Progress(*columns, *said, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        total = pl_module.hparams["total_env_steps"]
+        self._task = self._bar.add_task("", total=total, speed=0.0, mean=self._return)
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self._bar is None:
+            return
+        metrics = trainer.callback_metrics
+        self._return = float(metrics.get("rollout/return", self._return))
+        self._bar.update(
+            self._task,
+            completed=int(pl_module.env_steps),  # type: ignore[arg-type]
+            speed=float(metrics.get("time/env_steps_per_s", 0.0)),
+            mean=self._return,
+        )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

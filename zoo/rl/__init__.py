@@ -1,0 +1,1 @@
+"""Reinforcement learning: returns, losses, policies. Time-major, (T, N, ...), everywhere."""
