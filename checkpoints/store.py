@@ -181,12 +181,13 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _in_the_domain(flow: Flow, generator: torch.Generator) -> dict[str, Tensor]:
-    """Two inputs of a density: points that it draws itself, or dequantised images."""
+    """Two inputs of a density: a point that it draws itself and one farther out, or dequantised images."""
     labels = torch.tensor([0, flow.num_classes - 1]) if flow.num_classes else None
     if flow.levels:
         x = torch.rand((2, *flow.shape), generator=generator)
     else:
         x = flow.sample(2, labels=labels, generator=generator)
+        x[1] *= 1.5  # away from the data: a density may be the same everywhere on them
     return {"x": x} if labels is None else {"x": x, "labels": labels}
 
 
