@@ -187,7 +187,7 @@ def _in_the_domain(flow: Flow, generator: torch.Generator) -> dict[str, Tensor]:
         x = torch.rand((2, *flow.shape), generator=generator)
     else:
         x = flow.sample(2, labels=labels, generator=generator)
-        x[1] *= 1.5  # away from the data: a density may be the same everywhere on them
+        x = x * torch.tensor([[1.0], [1.5]])  # away from the data: a density may be the same everywhere on them
     return {"x": x} if labels is None else {"x": x, "labels": labels}
 
 

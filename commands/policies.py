@@ -118,7 +118,11 @@ class Film:
         self.frames: dict[int, list[Any]] = {}
 
     def __call__(self, episode: int, env: Any) -> None:
-        frame = env.render()
+        try:
+            frame = env.render()
+        except Exception as error:  # whatever a renderer raises
+            why = one_line(str(error))
+            raise UserError(f"the environment cannot be drawn here (MuJoCo: try MUJOCO_GL=osmesa): {why}") from None
         if frame is None:
             raise UserError("the environment has no renderer that gives pictures, so there is no video of it")
         self.frames.setdefault(episode, []).append(frame)

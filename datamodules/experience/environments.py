@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
         raise UserError("a video needs a renderer: pip install 'lightning-zoo[video]'")
     if render:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are wanted, and no window
+        if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+            os.environ.setdefault("MUJOCO_GL", "egl")  # by itself MuJoCo would ask for a window
     options: dict[str, Any] = {**(arguments or {}), **({"render_mode": "rgb_array"} if render else {})}
     try:
         with _silence(name):
