@@ -105,19 +105,29 @@ def write_clip(new: Path, folder: Path) -> dict[str, Any]:
     from datamodules.experience.environments import make
 
     policy, name, arguments = load_policy(str(folder), "cpu")
-    film = Film()
+    steps = int(play(policy, partial(make, name, arguments), [0]).lengths[0]) + 1
+    film = Film(every=-(-steps // CLIP_FRAMES))  # drawing may take far longer than playing
     play(policy, partial(make, name, arguments, render=True), [0], on_step=film)
-    film.write(new / CLIP, width=CLIP_WIDTH, most=CLIP_FRAMES)
+    film.write(new / CLIP, width=CLIP_WIDTH)
     return {"animation": CLIP}
 
 
 class Film:
-    """Pictures of the environments that `play` steps, one episode after another; `write` makes a film of them."""
+    """Pictures of the environments that `play` steps, one episode after another; `write` makes a film of them.
 
-    def __init__(self) -> None:
+    Args:
+        every: draws each n-th step of an episode only.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
         self.frames: dict[int, list[Any]] = {}
+        self.steps: dict[int, int] = {}
 
     def __call__(self, episode: int, env: Any) -> None:
+        step = self.steps[episode] = self.steps.get(episode, -1) + 1
+        if step % self.every:
+            return
         try:
             frame = env.render()
         except Exception as error:  # whatever a renderer raises
@@ -127,11 +137,10 @@ class Film:
             raise UserError("the environment has no renderer that gives pictures, so there is no video of it")
         self.frames.setdefault(episode, []).append(frame)
 
-    def write(self, path: Path, *, width: int | None = None, most: int | None = None) -> None:
-        """Writes a .gif or .mp4: of at most `most` frames, evenly spaced, and scaled to `width`."""
+    def write(self, path: Path, *, width: int | None = None) -> None:
+        """Writes a .gif or .mp4, the first scaled to `width`."""
         frames = [frame for episode in sorted(self.frames) for frame in self.frames[episode]]
-        skip = 1 if most is None else -(-len(frames) // most)
-        {".gif": _write_gif, ".mp4": _write_mp4}[path.suffix.lower()](path, frames[::skip], width)
+        {".gif": _write_gif, ".mp4": _write_mp4}[path.suffix.lower()](path, frames, width)
 
 
 def _write_gif(path: Path, frames: list[Any], width: int | None) -> None:
