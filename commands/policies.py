@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 RETURN = "mean_return"
 EPISODES = 100  # of the protocol, from seeds 0 to 99
-CLIP_WIDTH, CLIP_FRAMES = 200, 150  # of the film on a card, so that it stays small
+CLIP_WIDTH, CLIP_FRAMES = 200, 80  # of the film on a card, so that it stays small
 FRAMES_PER_SECOND = 30
 
 

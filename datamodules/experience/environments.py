@@ -49,7 +49,10 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
     options: dict[str, Any] = {**(arguments or {}), **({"render_mode": "rgb_array"} if render else {})}
     try:
         with _silence(name):
-            return gym.make(name, disable_env_checker=True, **options)
+            env = gym.make(name, disable_env_checker=True, **options)
+        if render:
+            _follow(env)
+        return env
     except gym.error.DependencyNotInstalled as error:
         raise UserError(f"{name} needs {_missing(str(error))}") from None
     except ImportError as error:
@@ -138,6 +141,17 @@ def check_finite(values: np.ndarray[Any, Any], what: str, first_step: int) -> No
         f"environment {environment} gave a {what} that is not finite at its step {first_step + step} of this run: "
         "the environment is at fault, or the actions that it was given"
     )
+
+
+def _follow(env: gym.Env[Any, Any]) -> None:
+    """Looks through MuJoCo's camera that follows a body, if its model has one: the default one stands still."""
+    renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is None:
+        return
+    import mujoco
+
+    camera = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+    renderer.camera_id = camera if camera >= 0 else renderer.camera_id
 
 
 @contextmanager
