@@ -38,7 +38,7 @@ def find(model: str) -> Path:
         return models[model]
     folder = Path(model)
     if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
-        near = difflib.get_close_matches(model, models, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(model, models, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"shipped models: {', '.join(models) or 'none'}"
         raise UserError(f"unknown model {model!r}: neither a shipped name nor a folder; {hint}")
     for name in (CONFIG, WEIGHTS):
