@@ -10,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import checkpoints
+from checkpoints.catalogue import POLICIES
 from commands.main import MODEL_VERBS
+from commands.policies import load_policy
+from datamodules.experience.collector import play
+from datamodules.experience.environments import make
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"zoo", "checkpoints", "lightning_modules", "datamodules", "commands", "configs"}
@@ -104,14 +109,20 @@ def test_help_works_elsewhere(installed):
 
 @pytest.mark.parametrize("name", checkpoints.shipped())
 def test_the_models_work_elsewhere(installed, name):
-    """An image model draws what it draws here; another one passes its evaluation."""
-    config = json.loads((checkpoints.shipped()[name] / "config.json").read_text())
-    if config["model"] != "image-diffusion":
+    """A model draws what it draws here, a policy plays what it plays here; a classifier passes its evaluation."""
+    model = checkpoints.load(name)
+    kind = json.loads((checkpoints.shipped()[name] / "config.json").read_text())["model"]
+    if kind in POLICIES:
+        _, out = installed("rollout", name, "--episodes", 1, "--seed", 1, "--json")
+        _, environment, arguments = load_policy(name, "cpu", None)
+        played = play(model, lambda: make(environment, arguments), [1])
+        np.testing.assert_allclose(json.loads(out)["returns"], played.returns.tolist(), rtol=1e-3)
+    elif "classifier" in kind:
         _, out = installed("evaluate", name, "--json")
         assert json.loads(out)["name"] == name
-        return
-    folder, _ = installed("sample", name, "--num-samples", 3, "--steps", 2, "--seed", 1, "--output", "a.npy")
-    import torch
-
-    expected = checkpoints.load(name).sample(3, steps=2, generator=torch.Generator().manual_seed(1))
-    np.testing.assert_allclose(np.load(folder / "a.npy"), expected.numpy(), atol=1e-5)
+    else:
+        steps: dict[str, int] = {"steps": 2} if kind == "image-diffusion" else {}
+        words = [str(word) for key, value in steps.items() for word in (f"--{key}", value)]
+        folder, _ = installed("sample", name, "--num-samples", 3, *words, "--seed", 1, "--output", "a.npy")
+        expected = model.sample(3, **steps, generator=torch.Generator().manual_seed(1))
+        np.testing.assert_allclose(np.load(folder / "a.npy"), expected.numpy(), atol=1e-4)
