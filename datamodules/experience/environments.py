@@ -16,7 +16,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from zoo.errors import UserError, one_line
 
 VECTORIZATIONS = ("sync", "async", "native", "envpool")
-EXTRAS = {"mujoco": "mujoco", "imageio": "mujoco", "box2d": "box2d", "pygame": "video"}  # what is missing -> our extra that brings it
+# what is missing -> our extra that brings it
+EXTRAS = {"mujoco": "mujoco", "imageio": "mujoco", "box2d": "box2d", "pygame": "video"}
 Arguments = dict[str, int | float | bool]
 
 

@@ -103,7 +103,7 @@ def test_rows_that_cannot_be_scored(content, message, plane, tmp_path, refused):
 
 def test_what_has_no_density_or_no_map_is_told(tiny, plane, pixels, rows, tmp_path, refused):
     output = ("--output", tmp_path / "d.npy")
-    assert "has no density: its class is ImageDiffusion, no flow" in refused("density", tiny, "--input", rows[1], *output)
+    assert "has no density: its class is ImageDiffusion" in refused("density", tiny, "--input", rows[1], *output)
     assert "--input is missing" in refused("density", plane, *output)
     assert "--precision bf16 is for sampling" in refused("density", plane, "--precision", "bf16")
     assert "a density of 64 dimensions, and a map has 2" in refused("density", pixels)
