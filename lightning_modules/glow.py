@@ -73,6 +73,7 @@ class Glow(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         check_options(self.hparams)
+        # its histograms are learned from equal shares: without `likelihood.prepare`, docs/flows.md says why
         self.model, self.arguments = likelihood.build(NAME, glow, self.hparams)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

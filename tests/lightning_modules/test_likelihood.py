@@ -7,9 +7,10 @@ import torch
 
 import checkpoints
 from datamodules import Densities, Digits
-from lightning_modules import NICE, Glow, RealNVP
+from lightning_modules import CNF, NICE, Glow, RealNVP
 from tests.runs import TINY_FLOW, assert_same_run, fit, read, run, run_in_ranks
 from zoo.errors import UserError
+from zoo.flows.marginals import Marginals
 from zoo.flows.model import Flow
 
 IMAGES = {"image_shape": (1, 8, 4), "levels": 17}
@@ -174,6 +175,17 @@ def test_a_fit_standardises_by_the_training_data(straight):
     assert torch.equal(mean, data.mean)
     assert torch.equal(std, data.std)
     assert read(straight / "last.ckpt")["arguments"]["shape"] == [2]
+
+
+@pytest.mark.parametrize("module", [NICE, RealNVP, CNF])
+def test_a_fit_starts_with_the_histograms_of_the_training_images(module):
+    data, density = Digits(), module(image_shape=(1, 8, 8), levels=17)
+    density.trainer = SimpleNamespace(ckpt_path=None, datamodule=data)
+    density.on_fit_start()
+    (marginals,) = [layer for layer in density.modules() if isinstance(layer, Marginals)]
+    black = (data.images("train") == -1).float().mean(0)
+    # a tenth is added to each of the 17 counts of 1,000 images
+    assert torch.allclose(marginals.logits.softmax(-1)[..., 0], (1000 * black + 0.1) / 1001.7, atol=1e-6)
 
 
 def test_fine_tuning_keeps_the_statistics_of_the_pretrained_model(straight, tmp_path, command):
