@@ -1,20 +1,23 @@
 """What the methods that learn from a replay buffer share around their updates."""
 
-import shutil
 import time
-from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_modules import compilation
 from lightning_modules.progress import log_metrics
 from zoo.errors import UserError
 
 NAME = "actor"  # in the table of models
 LONG = 20_000  # updates from which compiling pays: it takes half a minute, and saves a few milliseconds an update
+
+
+def compiled(module: Any, function: Any) -> Any:
+    """As `compilation.compiled`, where the updates of the run are many."""
+    return compilation.compiled(module, function, pays=module.hparams["total_env_steps"] >= LONG)
 
 
 def prepare(module: Any, *networks: Any) -> None:
@@ -25,24 +28,6 @@ def prepare(module: Any, *networks: Any) -> None:
     for network in networks:
         network.in_bfloat16 = precision == "bf16-mixed"
     module.began = (time.perf_counter(), int(module.env_steps))
-
-
-def compiled(module: Any, function: Any) -> Callable[..., Any]:
-    """A function compiled whole, if the module says so, or says nothing and its run is long and a compiler there."""
-    wanted = module.hparams["compile"]
-    if wanted is None:
-        has_compiler = module.device.type == "cuda" or shutil.which("g++") is not None
-        wanted = has_compiler and module.hparams["total_env_steps"] >= LONG
-    if not wanted:
-        return function
-    # Every call of a run has the same shapes, and asking whether that is so would take as long as a small update. What
-    # is compiled is kept with the code, which another module of this process shares: unasked, it would get this one's
-    # networks. So the code is copied.
-    function = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    if module.device.type == "cpu":
-        options["cpp_wrapper"] = True
-    return torch.compile(function, fullgraph=True, options=options)
 
 
 def fall(module: Any) -> None:

@@ -1,6 +1,5 @@
 """Proximal policy optimisation."""
 
-import shutil
 import time
 from typing import Any
 
@@ -8,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lightning_modules.compilation import compiled
 from lightning_modules.progress import log_episodes, log_metrics
 from zoo.errors import UserError
 from zoo.rl.flat import FlatAdam, FlatParameters
@@ -122,12 +122,7 @@ class PPO(L.LightningModule):
         def gradient(matrix: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
             return flat.gradient(lambda parameters: ppo_loss(parameters, policy, matrix, clip, **options))
 
-        compiled = hp["compile"]
-        if compiled is None:
-            has_compiler = self.device.type == "cuda" or shutil.which("g++") is not None
-            compiled = has_compiler and hp["total_env_steps"] * hp["epochs"] >= LONG
-        in_cpp: dict[str, Any] = {"cpp_wrapper": True} if self.device.type == "cpu" else {}
-        self._gradient = torch.compile(gradient, fullgraph=True, options=in_cpp) if compiled else gradient
+        self._gradient = compiled(self, gradient, pays=hp["total_env_steps"] * hp["epochs"] >= LONG)
         self._began = (time.perf_counter(), int(self.env_steps))
         self.begin_episodes()
 
