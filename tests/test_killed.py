@@ -4,7 +4,9 @@ import random
 import sys
 import time
 
+from commands.main import main
 from commands.runs import keep_rows
+from datamodules.experience.replay import read_state
 from lightning_modules import DDPM
 from tests import runs
 
@@ -22,6 +24,13 @@ def train(log, folder, options, began):
     sys.stderr = sys.stdout = log.open("w", buffering=1)
     DDPM.on_train_start = lambda self: began.set()
     sys.exit(runs.run("fit", folder, *words(options)))
+
+
+def train_policy(log, arguments):
+    """`fit` of a policy in a process of its own."""
+    sys.stderr = sys.stdout = log.open("w", buffering=1)
+    sys.argv = ["cli.py"]
+    sys.exit(main(arguments))
 
 
 def words(options):
@@ -59,6 +68,45 @@ def test_a_run_killed_at_random_moments_always_goes_on(tmp_path):
     end = {"--trainer.max_epochs": steps[-1] + 2, "--ckpt_path": last}
     assert runs.run("fit", folder, *words(OPTIONS | end)) == 0
     assert runs.read(last)["global_step"] == steps[-1] + 2
+
+
+def test_a_killed_policy_goes_on_with_its_replay_buffer(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    last = folder / "last.ckpt"
+    options = {
+        "--config": "sac-pendulum", "--trainer.default_root_dir": folder, "--trainer.enable_progress_bar": False,
+        "--trainer.limit_val_batches": 0, "--model.compile": False, "--model.hidden": "[4]",
+        "--data.warmup_env_steps": 20, "--data.replay_ratio": 1, "--data.rounds_per_batch": 20,
+        "--data.save_replay": True, "--save_every_n_env_steps": 20,
+    }  # fmt: skip
+    moments, steps = random.Random(1), [0]
+    for _ in range(6):
+        resume = {"--ckpt_path": last} if last.exists() else {}
+        arguments = ["fit", *map(str, words(options | resume))]
+        process = runs.PROCESSES.Process(target=train_policy, args=(log, arguments))
+        process.start()
+        before = written(last)
+        while written(last) == before:  # until it has gone further
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9, log.read_text()
+        checkpoint = runs.read(last)
+        steps.append(checkpoint["env_steps"])
+        file = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["file"]
+        rows = read_state(folder / f"{file}-0.pt")
+        assert rows["size"] == steps[-1], "the buffer that its checkpoint names is whole"
+    assert steps == sorted(set(steps)), "each goes forward"
+    resume = {"--ckpt_path": last, "--data.total_env_steps": steps[-1] + 40}
+    arguments = ["fit", *map(str, words(options | resume))]
+    process = runs.PROCESSES.Process(target=train_policy, args=(log, arguments))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0, log.read_text()
+    assert runs.read(last)["env_steps"] == steps[-1] + 40
+    assert len(list(folder.glob("replay-*.pt"))) == 1, "older buffers are gone, those of kills too"
 
 
 def test_the_log_of_a_killed_run_may_end_anywhere(tmp_path):

@@ -208,8 +208,7 @@ class ReplayLoader:
         """What a restored buffer must agree in."""
         names = ("environment", "environment_arguments", "n_step")
         described = {name: getattr(self.data, name) for name in names}
-        rows, width = self.buffer.rows.shape
-        return described | {"gamma": self.module.gamma, "capacity": rows, "width": width}
+        return described | {"gamma": self.module.gamma, "width": self.buffer.rows.shape[1]}
 
     def _reset_seed(self) -> int:
         sequence = np.random.SeedSequence([self.data.seed, self.rank, int(self.module.env_steps)])

@@ -60,9 +60,18 @@ class ReplayBuffer:
         return {"rows": rows, "size": self.size, "position": self.position, "capacity": len(self.rows)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Makes it exactly what it was; its rows may be a file that is mapped into memory."""
-        self.size, self.position = state["size"], state["position"]
-        self.rows[: self.size] = state["rows"]
+        """Makes it exactly what it was; its rows may be a file that is mapped into memory.
+
+        The state of a buffer of another capacity gives its newest rows, as many as there is place for.
+        """
+        rows, position = state["rows"], state["position"]
+        if state["capacity"] != len(self.rows):
+            if state["size"] == state["capacity"]:  # the oldest was to be written over next
+                rows = rows.roll(-position, 0)
+            rows = rows[-len(self.rows) :]
+            position = len(rows) % len(self.rows)
+        self.size, self.position = len(rows), position
+        self.rows[: self.size] = rows
 
 
 def free_memory(device: torch.device) -> int:

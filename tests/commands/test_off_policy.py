@@ -13,6 +13,7 @@ from tests import runs
 TINY = {
     "--trainer.enable_progress_bar": False, "--model.compile": False, "--model.hidden": "[4]",
     "--data.total_env_steps": 60, "--data.warmup_env_steps": 20, "--data.batch_size": 4, "--data.update_every": 4,
+    "--data.replay_ratio": 1,
     "--data.validation_episodes": 1, "--trainer.limit_val_batches": 0,
 }  # fmt: skip
 
@@ -38,34 +39,32 @@ def rank(number, place, arguments):
     """One of two processes, as torchrun would start it."""
     os.environ |= {"LOCAL_RANK": str(number), "RANK": str(number), "NODE_RANK": "0", "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"}
-    from lightning_modules import SAC
+    from datamodules.experience.replay import ReplayBuffer
+    from lightning_modules import DDPG, SAC, TD3
 
-    first = []
-    original = SAC.update
+    samples, sample = [], ReplayBuffer.sample
 
-    def update(self, matrix, *noise):
-        first.append(matrix.clone())
-        return original(self, matrix, *noise)
+    def remembered(self, count):
+        samples.append(sample(self, count))
+        return samples[-1]
 
-    SAC.update = update
-    ended = SAC.on_save_checkpoint
+    ReplayBuffer.sample = remembered
+    for algorithm in (SAC, TD3, DDPG):
 
-    def on_save_checkpoint(self, checkpoint):
-        ended(self, checkpoint)
-        torch.save(
-            {"weights": self.state_dict(), "first": first[0], "updates": len(first)}, place / f"rank-{number}.pt"
-        )
+        def save(self, checkpoint, ended=algorithm.on_save_checkpoint):
+            ended(self, checkpoint)
+            said = {"weights": self.state_dict(), "first": samples[0], "updates": sum(map(len, samples)) // 4}
+            torch.save(said, place / f"rank-{number}.pt")
 
-    SAC.on_save_checkpoint = on_save_checkpoint
+        algorithm.on_save_checkpoint = save
     sys.argv = ["cli.py"]
     sys.stdout = sys.stderr = (place / f"{number}.log").open("w")
     sys.exit(main(arguments))
 
 
-def test_two_processes_learn_one_policy(tmp_path):
-    arguments = words(
-        "sac-pendulum", tmp_path / "run", trainer__devices=2, trainer__strategy="ddp", data__total_env_steps=200
-    )
+@pytest.mark.parametrize("config", ["sac-pendulum", "td3-pendulum", "ddpg-pendulum"])
+def test_two_processes_learn_one_policy(config, tmp_path):
+    arguments = words(config, tmp_path / "run", trainer__devices=2, trainer__strategy="ddp", data__total_env_steps=200)
     processes = [runs.PROCESSES.Process(target=rank, args=(n, tmp_path, arguments), daemon=True) for n in range(2)]
     for process in processes:
         process.start()

@@ -117,6 +117,20 @@ def test_a_saved_buffer_is_restored_exactly(tmp_path):
         read_state(tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize("seen", [5, 7, 17])
+@pytest.mark.parametrize("capacity", [3, 7, 20])
+def test_a_buffer_of_another_capacity_takes_over_the_newest(seen, capacity):
+    rows = np.arange(40, dtype=np.float32)[:, None]
+    buffer, other = ReplayBuffer(7, 1), ReplayBuffer(capacity, 1)
+    for start in range(seen):
+        buffer.add(rows[start : start + 1])
+    other.restore(buffer.state())
+    for n in range(seen, seen + 10):
+        kept = min(seen, 7, capacity) + n - seen
+        assert sorted(other.rows[: other.size, 0].tolist()) == [*range(n - min(kept, capacity), n)]
+        other.add(rows[n : n + 1])
+
+
 def test_a_buffer_beyond_memory_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(replay, "free_memory", lambda device: 1_000_000_000)
     monkeypatch.setattr(torch, "empty", None)
