@@ -126,6 +126,8 @@ class Film:
 
     def __call__(self, episode: int, env: Any) -> None:
         step = self.steps[episode] = self.steps.get(episode, -1) + 1
+        if not step:
+            _draw_floor_without_end(env)
         if step % self.every:
             return
         try:
@@ -141,6 +143,18 @@ class Film:
         """Writes a .gif or .mp4, the first scaled to `width`."""
         frames = [frame for episode in sorted(self.frames) for frame in self.frames[episode]]
         {".gif": _write_gif, ".mp4": _write_mp4}[path.suffix.lower()](path, frames, width)
+
+
+def _draw_floor_without_end(env: Any) -> None:
+    """Runners soon leave the floor that MuJoCo draws, though not the plane that holds them; one of size 0 has no end."""
+    model = getattr(env.unwrapped, "model", None)
+    if not hasattr(model, "geom_type"):
+        return
+    for plane in ((model.geom_type == 0) & (model.geom_size[:, 0] > 0)).nonzero()[0]:
+        material = model.geom_matid[plane]
+        if material >= 0:  # its pattern is counted on half the floor, and then in a metre
+            model.mat_texrepeat[material] /= model.geom_size[plane, :2]
+        model.geom_size[plane, :2] = 0
 
 
 def _write_gif(path: Path, frames: list[Any], width: int | None) -> None:

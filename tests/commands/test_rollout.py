@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 import checkpoints
 from checkpoints.catalogue import CLIP, CONFIG, RESULTS
 from commands.main import main
+from commands.policies import Film
 from tests import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +125,19 @@ def test_a_video(trained, command, tmp_path, ending):
             assert image.n_frames >= 8
     else:
         assert film.read_bytes()[4:8] == b"ftyp"
+
+
+def test_the_floor_of_mujoco_is_drawn_without_an_end():
+    mujoco = pytest.importorskip("mujoco")
+    floor = "<texture name='t' type='2d' builtin='checker' width='8' height='8'/>"
+    floor += "<material name='m' texture='t' texrepeat='60 80'/>"
+    scene = "<geom type='plane' size='30 40 1' material='m'/><geom type='capsule' size='0.1 1'/>"
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{floor}</asset><worldbody>{scene}</worldbody></mujoco>")
+    film, env = Film(), SimpleNamespace(unwrapped=SimpleNamespace(model=model), render=lambda: 0)
+    for episode in range(2):
+        film(episode, env)
+        assert model.geom_size.tolist() == [[0, 0, 1], [0.1, 1, 0]]
+        assert model.mat_texrepeat.tolist() == [[2, 2]], "as large as it was"
 
 
 def test_evaluate_gives_the_number_of_the_card_to_the_digit(trained, command, copy, refused):
