@@ -146,8 +146,8 @@ class Film:
 
 
 def _draw_floor_without_end(env: Any) -> None:
-    """Runners soon leave the floor that MuJoCo draws, though not the plane that holds them; one of size 0 has no end."""
-    model = getattr(env.unwrapped, "model", None)
+    """Runners soon leave the floor that MuJoCo draws, if not the plane that holds them; one of size 0 has no end."""
+    model: Any = getattr(env.unwrapped, "model", None)
     if not hasattr(model, "geom_type"):
         return
     for plane in ((model.geom_type == 0) & (model.geom_size[:, 0] > 0)).nonzero()[0]:
