@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--no-folder", action="store_true", help="only train and measure")
     parser.add_argument("fit", nargs="*", help="more options of fit")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # `fit` may follow options
     root, returns = Path("runs") / args.name, {}
     for seed in range(args.seeds):
         run = root / f"seed-{seed}"
