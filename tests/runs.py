@@ -24,6 +24,13 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
 
 
+def command(log: Path, arguments: list[str]) -> None:
+    """A whole command line, for a process of its own, whose output goes to `log`."""
+    sys.stderr = sys.stdout = log.open("w", buffering=1)
+    sys.argv = ["cli.py"]
+    sys.exit(main(arguments))
+
+
 def run(verb: str, folder: Path, *options: object) -> int:
     """One verb of the Trainer in this process, with `folder` as its run folder; the exit status.
 

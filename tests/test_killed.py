@@ -4,7 +4,6 @@ import random
 import sys
 import time
 
-from commands.main import main
 from commands.runs import keep_rows
 from datamodules.experience.replay import read_state
 from lightning_modules import DDPM
@@ -24,13 +23,6 @@ def train(log, folder, options, began):
     sys.stderr = sys.stdout = log.open("w", buffering=1)
     DDPM.on_train_start = lambda self: began.set()
     sys.exit(runs.run("fit", folder, *words(options)))
-
-
-def train_policy(log, arguments):
-    """`fit` of a policy in a process of its own."""
-    sys.stderr = sys.stdout = log.open("w", buffering=1)
-    sys.argv = ["cli.py"]
-    sys.exit(main(arguments))
 
 
 def words(options):
@@ -83,7 +75,7 @@ def test_a_killed_policy_goes_on_with_its_replay_buffer(tmp_path):
     for _ in range(6):
         resume = {"--ckpt_path": last} if last.exists() else {}
         arguments = ["fit", *map(str, words(options | resume))]
-        process = runs.PROCESSES.Process(target=train_policy, args=(log, arguments))
+        process = runs.PROCESSES.Process(target=runs.command, args=(log, arguments))
         process.start()
         before = written(last)
         while written(last) == before:  # until it has gone further
@@ -101,7 +93,7 @@ def test_a_killed_policy_goes_on_with_its_replay_buffer(tmp_path):
     assert steps == sorted(set(steps)), "each goes forward"
     resume = {"--ckpt_path": last, "--data.total_env_steps": steps[-1] + 40}
     arguments = ["fit", *map(str, words(options | resume))]
-    process = runs.PROCESSES.Process(target=train_policy, args=(log, arguments))
+    process = runs.PROCESSES.Process(target=runs.command, args=(log, arguments))
     process.start()
     process.join(120)
     assert process.exitcode == 0, log.read_text()

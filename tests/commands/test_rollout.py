@@ -153,16 +153,10 @@ def test_evaluate_gives_the_number_of_the_card_to_the_digit(trained, command, co
     assert checkpoints.verify(str(folder)) == 0
 
 
-def train(log, arguments):
-    sys.stderr = sys.stdout = log.open("w", buffering=1)
-    sys.argv = ["cli.py"]
-    sys.exit(main(arguments))
-
-
 def test_a_killed_run_goes_on(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     arguments = words(folder, data__total_env_steps=10**7, save_every_n_env_steps=64)
-    process = runs.PROCESSES.Process(target=train, args=(log, arguments))
+    process = runs.PROCESSES.Process(target=runs.command, args=(log, arguments))
     process.start()
     while not (folder / "last.ckpt").exists():
         assert process.is_alive(), log.read_text()
@@ -171,7 +165,7 @@ def test_a_killed_run_goes_on(tmp_path):
     process.join()
     at = runs.read(folder / "last.ckpt")["env_steps"]
     ends = words(folder, data__total_env_steps=at + 100, ckpt_path=folder / "last.ckpt")
-    process = runs.PROCESSES.Process(target=train, args=(log, ends))
+    process = runs.PROCESSES.Process(target=runs.command, args=(log, ends))
     process.start()
     process.join(60)
     assert process.exitcode == 0, log.read_text()
