@@ -94,7 +94,7 @@ def run(verb: str, arguments: list[str]) -> int:
 class CommandLine(LightningCLI):
     """LightningCLI with sizes taken from the data, one folder a run, and callbacks that every run has."""
 
-    _lacking = ""  # a size that the model needs and the data has not
+    _wrong_size = ""  # what is to be said of a size that the model and its data do not share
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--wandb", type=bool, default=False, help="Also log to Weights & Biases.")
@@ -125,13 +125,21 @@ class CommandLine(LightningCLI):
     def _size_of(self, data: L.LightningDataModule, name: str) -> Any:
         """A size of the data; if it has no such size, what the command line or the model's default says."""
         config = self._get_option("model")
-        size = getattr(data, name, config.init_args.get(name))
+        said = config.init_args.get(name)
+        size = getattr(data, name, said)
         model = config.class_path.rsplit(".", 1)[-1]
         parameter = inspect.signature(getattr(lightning_modules, model, object)).parameters.get(name)
-        if size is None and parameter is not None and parameter.default is inspect.Parameter.empty:
-            # told when the model fails for it: jsonargparse makes something else of an error in here
-            self._lacking = (
+        if parameter is None:
+            return size
+        # what is wrong is told after this: jsonargparse makes something else of an error in here
+        if size is None and parameter.default is inspect.Parameter.empty:
+            self._wrong_size = (
                 f"{model} needs {name}, which {type(data).__name__} has not: name another model or other data"
+            )
+        elif said not in (None, size, parameter.default):
+            self._wrong_size = (
+                f"model.{name} {said} is not that of {type(data).__name__}, {size}: leave it out, "
+                "and the model takes it from its data"
             )
         return size
 
@@ -173,7 +181,9 @@ class CommandLine(LightningCLI):
         except UserError:
             raise
         except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-            raise UserError(self._lacking or complaint(str(error))) from None
+            raise UserError(self._wrong_size or complaint(str(error))) from None
+        if self._wrong_size:
+            raise UserError(self._wrong_size)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")

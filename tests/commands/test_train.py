@@ -387,6 +387,7 @@ MISTAKES = {
     "--data Densities --data.name moon --model RealNVP": "data.name must be one of moons",
     "--model RealNVP --model.couplings two": "'couplings' of lightning_modules.RealNVP: Expected a <class 'int'>",
     "--data Densities --model Glow": "Glow needs image_shape, which Densities has not",
+    "--model.image_shape [3,4,4]": "model.image_shape (3, 4, 4) is not that of Digits, (1, 8, 8): leave it out",
     "--model.learning_rate 0": "model.learning_rate must be positive, got 0",
     "--model.weight_decay -0.5": "model.weight_decay must be at least 0, got -0.5",
     "--model.warmup_steps -1": "model.warmup_steps must be at least 0, got -1",
