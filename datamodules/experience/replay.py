@@ -122,11 +122,11 @@ class TransitionCollector:
 
     Args:
         envs: that reset themselves on the step after an end. gamma: discount. n_step: n.
-        hold: steps for which a random action is held.
+        hold: steps for which a random action is held. scale: of rewards in rows; returns of episodes stay as they are.
     """
 
-    def __init__(self, envs: VectorEnv, gamma: float, n_step: int = 1, hold: int = 1) -> None:
-        self.envs, self.gamma, self.n_step, self.hold = envs, gamma, n_step, hold
+    def __init__(self, envs: VectorEnv, gamma: float, n_step: int = 1, hold: int = 1, scale: float = 1.0) -> None:
+        self.envs, self.gamma, self.n_step, self.hold, self.scale = envs, gamma, n_step, hold, scale
         self._held: Tensor | None = None
         self._waiting: list[deque[list[Any]]] = [deque() for _ in range(envs.num_envs)]
         self._returns, self._lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
@@ -168,7 +168,7 @@ class TransitionCollector:
             actions, going = drawn.cpu().numpy(), np.flatnonzero(~self._ended)
             for i in going.tolist():
                 self._waiting[i].append([now[i].ravel(), actions[i], 0.0, 1.0])
-                rows += self._advance(i, float(rewards[i]), bool(terminated[i]), bool(truncated[i]))
+                rows += self._advance(i, self.scale * float(rewards[i]), bool(terminated[i]), bool(truncated[i]))
             self._count(rewards, going, terminated | truncated)
             seen += len(going)
             self._vector_steps += 1

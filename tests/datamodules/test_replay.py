@@ -24,9 +24,9 @@ def policy():
     return Actor((2,), (2,), hidden=(4,))
 
 
-def collected(vectorization, n_step, vector_steps=40, count=3):
+def collected(vectorization, n_step, vector_steps=40, count=3, scale=1.0):
     envs = make_vector("zoo-counting-v0", count, vectorization, None)
-    made = TransitionCollector(envs, GAMMA, n_step)
+    made = TransitionCollector(envs, GAMMA, n_step, scale=scale)
     made.reset(policy(), seed=5)
     rows, seen = made.collect(policy(), vector_steps * count)
     envs.close()
@@ -56,6 +56,13 @@ def test_every_row_is_what_the_counting_environment_did(vectorization, n_step):
     lengths = [length for _, length in made.episodes]
     assert lengths
     assert [value for value, _ in made.episodes] == [n * (n + 1) / 2 for n in lengths]
+
+
+def test_rewards_are_scaled_in_rows_and_not_in_returns():
+    (plain, _, told), (scaled, _, told_scaled) = (collected("sync", 2, scale=scale) for scale in (1.0, 0.25))
+    assert torch.equal(scaled.rewards, 0.25 * plain.rewards)
+    assert torch.equal(scaled.discounts, plain.discounts)
+    assert told_scaled.episodes == told.episodes
 
 
 def test_actions_are_kept_within_one_and_scaled_at_the_border():
@@ -148,6 +155,7 @@ def test_memory_is_counted():
         ({"update_every": 3, "replay_ratio": 0.5}, "data.update_every 3 times data.replay_ratio 0.5"),
         ({"replay_ratio": 0.0}, "must be a whole number of minibatches, got 0"),
         ({"replay_ratio": float("nan")}, "must be a whole number"),
+        ({"reward_scale": 0.0}, "data.reward_scale must be positive and finite, got 0.0"),
         ({"num_envs": 2, "update_every": 3}, "data.update_every must be a multiple of data.num_envs 2"),
         ({"capacity": 0}, "data.capacity must be at least 1, got 0"),
         ({"n_step": 0}, "data.n_step must be at least 1"),
