@@ -2,8 +2,8 @@
 
     python -m benchmarks.train_seeds ppo-cartpole --seeds 5
 
-Writes runs/NAME/seed-S (kept, and not trained again by a second call), runs/NAME/results.json and checkpoints/NAME,
-whose card says the return of every seed. Options after `--` go to `fit`. Seeds that are trained elsewhere may be
+Writes runs/NAME/seed-S (kept, and not trained again by a second call), runs/NAME/results.json and checkpoints/NAME, in
+the place of an older one, whose card says the return of every seed. Options after `--` go to `fit`. Seeds that are trained elsewhere may be
 copied into runs/NAME first. Run it from a clean checkout: the card names the commit.
 """
 
@@ -38,6 +38,7 @@ def main() -> None:
         return
     median = sorted(returns, key=returns.__getitem__)[len(returns) // 2]
     folder = Path("checkpoints") / args.name
+    shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / f"seed-{median}" / "model", folder)
     command("evaluate", folder, "--update", "--seeds", *(root / f"seed-{seed}" / "model" for seed in returns))
 
