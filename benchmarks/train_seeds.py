@@ -3,8 +3,8 @@
     python -m benchmarks.train_seeds ppo-cartpole --seeds 5
 
 Writes runs/NAME/seed-S (kept, and not trained again by a second call), runs/NAME/results.json and checkpoints/NAME, in
-the place of an older one, whose card says the return of every seed. Options after `--` go to `fit`. Seeds that are trained elsewhere may be
-copied into runs/NAME first. Run it from a clean checkout: the card names the commit.
+the place of an older one, whose card says the return of every seed. Options after `--` go to `fit`. Seeds that are
+trained elsewhere may be copied into runs/NAME first. Run it from a clean checkout: the card names the commit.
 """
 
 import argparse
