@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test lint bench verify clean
 
 help:
-	@echo "make demo    train a small model for two to four minutes, write runs/demo/samples.png"
+	@echo "make demo    train a small model for two to six minutes, write runs/demo/samples.png"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   what the Trainer, the loader and the start-up cost; speed beside diffusers and lucidrains (hours)"

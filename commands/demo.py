@@ -1,4 +1,4 @@
-"""Train a small diffusion model on hand-written digits for two to four minutes, then draw what it learned.
+"""Train a small diffusion model on hand-written digits for two to six minutes, then draw what it learned.
 
 Writes samples.png: real digits, what the new model draws, what the shipped model draws.
 """
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from commands.runs import LAST, read_checkpoint
     from datamodules import Digits
 
-    print("Training a diffusion model on 1,000 hand-written digits, two to four minutes ...", file=sys.stderr)
+    print("Training a diffusion model on 1,000 hand-written digits, two to six minutes ...", file=sys.stderr)
     status = train.run("fit", ["--config", "demo", "--trainer.default_root_dir", str(folder)])
     if status:
         return status
