@@ -3,20 +3,17 @@
 Only our packages, Lightning and torch.optim may be named in a config; a run never overwrites another; Ctrl-C saves.
 """
 
-import difflib
 import importlib.util
 import inspect
 import logging
 import os
 import sys
 import warnings
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import lightning as L
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -28,6 +25,7 @@ import lightning_modules
 from checkpoints.store import versions
 from checkpoints.whole import written_whole
 from commands.complaints import complaint
+from commands.configs import name_configs
 from commands.options import has_bfloat16
 from commands.policies import import_environments
 from commands.runs import (
@@ -43,7 +41,7 @@ from commands.runs import (
 from lightning_modules.callbacks import LearningCurves, Predictions, RunRecord, SaveOnInterrupt
 from lightning_modules.checkpoint_io import WholeFileIO
 from lightning_modules.progress import EnvStepBar, EnvStepCheckpoint
-from zoo.errors import UserError, one_line
+from zoo.errors import UserError
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
 SIZES = (  # what a model takes from its data
@@ -71,7 +69,7 @@ def run(verb: str, arguments: list[str]) -> int:
     """Runs one Trainer verb; returns the exit status."""
     jsonargparse.set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED_IMPORTS)
     _quieten()
-    arguments = [*_name_configs(arguments)]
+    arguments = name_configs(arguments)
     sys.argv = [sys.argv[0], verb, *arguments]  # DDP starts its other processes from here
     strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     try:
@@ -300,36 +298,6 @@ class ConfigOfRun(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / self.config_filename) as beside:
             beside.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
-
-
-def _name_configs(arguments: list[str]) -> list[str]:
-    """Replaces `--config NAME` by the file of that name among the configs, unless there is such a file."""
-    named = [*arguments]
-    for i, argument in enumerate(arguments):
-        if argument in ("--config", "-c") and i + 1 < len(arguments):
-            named[i + 1] = str(_config(arguments[i + 1]))
-        elif argument.startswith("--config="):
-            named[i] = f"--config={_config(argument.removeprefix('--config='))}"
-    return named
-
-
-def _config(value: str) -> Path:
-    """The file of a config, given by its path or by its name."""
-    folder = Path(str(files("configs")))
-    # unlike Path.is_file, os.path.isfile is False for a name that is too long
-    path = Path(value) if os.path.isfile(value) else folder / f"{value}.yaml"
-    if not os.path.isfile(path):
-        names = sorted(config.stem for config in folder.glob("*.yaml"))
-        near = difflib.get_close_matches(Path(value).stem, names, n=3, cutoff=0.4) or names
-        known = " or ".join(near)
-        raise UserError(f"--config {value!r:.200} is neither a file nor a known config; did you mean {known}?")
-    try:
-        referring = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(path.read_bytes()))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"--config {value!r} cannot be read: {one_line(str(error))}") from None
-    if referring:  # a few lines of references can stand for a value without end
-        raise UserError(f"--config {value!r} holds a reference (*name): write its value out")
-    return path
 
 
 def _is_worker() -> bool:
