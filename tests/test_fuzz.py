@@ -25,6 +25,7 @@ from checkpoints.card import render
 from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
 from commands import train
 from commands.complaints import complaint
+from commands.configs import name_configs
 from commands.evaluate import read_metrics
 from tests import runs
 from tests.runs import TINY
@@ -348,7 +349,7 @@ def parse():
     def run(*arguments: str):
         sys.argv = ["lightning-zoo"]
         try:
-            line.parse_arguments(parser, ["fit", *train._name_configs(arguments)])
+            line.parse_arguments(parser, ["fit", *name_configs(arguments)])
         except (jsonargparse.ArgumentError, MisconfigurationException) as error:
             raise UserError(complaint(str(error))) from None
 
