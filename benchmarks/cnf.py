@@ -27,7 +27,7 @@ from zoo.flows.cnf import CNF, DATA, NOISE, flow_matching_loss
 from zoo.flows.cnf_model import cnf
 from zoo.flows.ode import Solver
 from zoo.flows.velocity import VelocityMLP
-from zoo.metrics.toys import draw, log_density
+from zoo.synthetic.densities import draw, log_density
 
 DENSITY = "8gaussians"
 FULL = {"ours, rk4 x 4": 4, "ours, rk4 x 6": 6, "ours, rk4 x 8": 8, "ours, rk4 x 12": 12}

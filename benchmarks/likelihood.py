@@ -18,7 +18,7 @@ from torch import Tensor
 
 import checkpoints
 from benchmarks.clock import machine, seconds, table
-from commands.protocols import LIKELIHOOD_STEPS
+from commands.measures.images import LIKELIHOOD_STEPS
 from datamodules import Digits
 from zoo.diffusion.autograd import vector_jacobian
 from zoo.diffusion.likelihood import dequantise, log_bin_volume, probability_flow

@@ -83,8 +83,8 @@ def bare(o: dict[str, Any]) -> dict[str, float]:
     from datamodules.experience.collector import Collector
     from datamodules.experience.environments import make_vector, sizes
     from zoo.rl.flat import FlatAdam, FlatParameters
+    from zoo.rl.on_policy.ppo import ppo_loss, rows_of
     from zoo.rl.policies import ActorCritic
-    from zoo.rl.ppo import ppo_loss, rows_of
 
     clock = Clock(o["total"])
     envs = make_vector(o["environment"], o["num_envs"], o["vectorization"], None)

@@ -37,7 +37,7 @@ def main() -> None:
     if args.no_folder:
         return
     median = sorted(returns, key=returns.__getitem__)[len(returns) // 2]
-    folder = Path("checkpoints") / args.name
+    folder = Path("checkpoints/shipped") / args.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / f"seed-{median}" / "model", folder)
     command("evaluate", folder, "--update", "--seeds", *(root / f"seed-{seed}" / "model" for seed in returns))

@@ -45,7 +45,7 @@ DATASETS = {
     "shapes": (
         "coloured shapes",
         "Shapes: a circle, square or triangle of one of six colours on black, anywhere and of any size, 32x32 RGB, "
-        "drawn from a seed by `zoo/metrics/shapes.py`; 2,000 held-out pictures.",
+        "drawn from a seed by `zoo/synthetic/shapes.py`; 2,000 held-out pictures.",
     ),
 }
 TOYS = {  # densities of the plane: name -> what it is
@@ -61,8 +61,8 @@ TOYS = {  # densities of the plane: name -> what it is
 DATASETS |= {
     name: (
         f"{name} (2-D)",
-        f"The density {name!r}, {what}, by FFJORD's definition (`zoo/metrics/toys.py`): independent points from a "
-        "seed, 100,000 for testing. Its density is known, and so is its entropy, the floor of the NLL.",
+        f"The density {name!r}, {what}, by FFJORD's definition (`zoo/synthetic/densities.py`): independent points from "
+        "a seed, 100,000 for testing. Its density is known, and so is its entropy, the floor of the NLL.",
     )
     for name, what in TOYS.items()
 }

@@ -19,7 +19,7 @@ FILES = (CONFIG, WEIGHTS, RESULTS, REFERENCE, CARD, TRAINING, PICTURE, ANIMATION
 
 def shipped() -> dict[str, Path]:
     """The models that ship with the project: name -> folder, sorted by name."""
-    root = Path(str(files("checkpoints")))
+    root = Path(str(files("checkpoints"))) / "shipped"
     return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
 
 

@@ -29,7 +29,7 @@ from zoo.flows import builders
 from zoo.flows.cnf_model import cnf
 from zoo.flows.model import Flow
 from zoo.nn.classifier import ImageClassifier
-from zoo.rl.actors import Actor
+from zoo.rl.off_policy.actors import Actor
 from zoo.rl.policies import ActorCritic
 
 # What a config.json may name. A name from a file is looked up here and never imported.

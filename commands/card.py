@@ -19,13 +19,12 @@ from checkpoints.catalogue import (
     read_json,
     shipped,
 )
-from checkpoints.whole import written_whole
 from zoo.errors import UserError
 
 GUIDANCE = 2.0  # scale of the picture on a card
 
 if TYPE_CHECKING:
-    from commands.measures import Metrics
+    from commands.measures.common import Metrics
 
 
 def write_card(
@@ -36,7 +35,7 @@ def write_card(
     by_seed: dict[str, Any],
     illustrate: Callable[[Path], dict[str, Any]],
 ) -> None:
-    """Writes the measured metrics of a model, its pictures, its card, and for a shipped one its page.
+    """Writes the measured metrics of a model, its pictures and its card.
 
     `options` are those of `evaluate` that the metrics were measured with; `by_seed` is empty, or {"metric", "values"}
     of all training seeds; `illustrate` draws into a folder, and returns what results.json says of it.
@@ -69,13 +68,12 @@ def write_card(
                     os.replace(new / file, folder / file)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
-    write_page(folder)
 
 
 def illustrate_model(new: Path, model: Any, data: Any, data_name: str) -> dict[str, Any]:
     """What a model draws, if it draws: the picture, a flow's animation, and who reads the pictures."""
-    from commands.flow_pictures import write_animation
-    from commands.measures import JUDGE
+    from commands.drawing.flows import write_animation
+    from commands.measures.common import JUDGE
     from zoo.flows.model import Flow
 
     said: dict[str, Any] = {}
@@ -95,8 +93,8 @@ def draw_picture(path: Path, model: Any, data: Any, name: str) -> None:
     """Real images beside those that a model draws, all classes in turn if it knows any; densities of the plane."""
     import torch
 
-    from commands.flow_pictures import write_comparison
-    from commands.pictures import draw_panels
+    from commands.drawing.flows import write_comparison
+    from commands.drawing.panels import draw_panels
     from zoo.flows.model import Flow
 
     if isinstance(model, Flow):
@@ -116,16 +114,3 @@ def draw_picture(path: Path, model: Any, data: Any, name: str) -> None:
     how = "" if labels is None else f"\nclasses in turn, guidance scale {scale:g}"
     panels = [("real test images", data.images("test")[:count]), (f"{name}, 50 DDIM steps, seed 0{how}", samples)]
     draw_panels(path, panels, columns)
-
-
-def write_page(folder: Path) -> None:
-    """Writes the card of a shipped model as docs/models/<name>.md too, where this runs from a checkout."""
-    from checkpoints.card import render
-
-    root, name = Path(__file__).resolve().parent.parent, folder.resolve().name
-    if folder.resolve().parent != root / "checkpoints" or not (root / "pyproject.toml").is_file():
-        return
-    page = root / "docs" / "models" / f"{name}.md"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(page) as beside:
-        beside.write_text(render(folder, pictures=f"../../checkpoints/{name}/"), encoding="utf-8")

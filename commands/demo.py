@@ -27,9 +27,9 @@ def run(args: argparse.Namespace) -> int:
 
     import checkpoints
     from checkpoints.store import build
-    from commands import train
-    from commands.pictures import draw_panels
-    from commands.runs import LAST, read_checkpoint
+    from commands.drawing.panels import draw_panels
+    from commands.training import cli as train
+    from commands.training.runs import LAST, read_checkpoint
     from datamodules import Digits
 
     print("Training a diffusion model on 1,000 hand-written digits, two to six minutes ...", file=sys.stderr)

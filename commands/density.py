@@ -122,7 +122,7 @@ def draw_map(args: argparse.Namespace, model: "Flow", rows: "Tensor | None") -> 
     """The density over a box about samples of the model, and about the given points."""
     import torch
 
-    from commands.flow_pictures import around, in_batches, write_map
+    from commands.drawing.flows import around, in_batches, write_map
     from commands.sample_flow import classes_of_flow
 
     classes = classes_of_flow(args, model)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.catalogue import CONFIG, POLICIES, PREFIX, RESULTS, find, read_json
-from commands.measures import DATA, Metrics, load_data, say
+from commands.measures.common import DATA, Metrics, load_data, say
+from commands.measures.images import measure
 from commands.options import add_device, add_speed, choose_device, speed_up
 from commands.policies import RETURN, import_environments, measure_policy, write_clip
-from commands.protocols import measure
 from zoo.errors import UserError
 
 
@@ -126,7 +126,7 @@ def density_by_seed(folders: list[str], config: dict[str, Any], data: Any, devic
         UserError: as `by_training_seed`, and if the data has no known density.
     """
     import checkpoints
-    from commands.flow_protocols import scores
+    from commands.measures.flows import scores
     from datamodules import Densities
 
     if not isinstance(data, Densities):

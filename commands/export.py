@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from checkpoints.store import save
-    from commands.runs import read_checkpoint
+    from commands.training.runs import read_checkpoint
 
     content = read_checkpoint(args.checkpoint)
     weights = content["state_dict"]

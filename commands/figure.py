@@ -25,7 +25,7 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from commands.measures import Judge
+    from commands.measures.common import Judge
     from zoo.flows.model import Flow
 
 STEPS = (5, 10, 20, 50, 100, 1000)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def draw_flow(model: "Flow", args: argparse.Namespace) -> int:
     """The animation of a flow's card."""
-    from commands.flow_pictures import write_animation
+    from commands.drawing.flows import write_animation
 
     if not model.image_shape and model.dims != 2:
         raise UserError(f"{args.model!r} is a density of {model.dims} dimensions: this figure is for 2, and for images")
@@ -95,7 +95,7 @@ def draw_flow(model: "Flow", args: argparse.Namespace) -> int:
 
 def draw_steps(model: Any, args: argparse.Namespace) -> Numbers:
     """Each sampler at each number of steps; FID over that of training images."""
-    from commands.measures import Measurement, draw_samples, say
+    from commands.measures.common import Measurement, draw_samples, say
 
     judge = _judge(model, args)
     last = model.process.num_timesteps
@@ -131,7 +131,7 @@ def draw_steps(model: Any, args: argparse.Namespace) -> Numbers:
 
 def draw_guidance(model: Any, args: argparse.Namespace) -> Numbers:
     """Each scale: the label that the judge reads, FID, precision, recall."""
-    from commands.measures import draw_samples, mean, say
+    from commands.measures.common import draw_samples, mean, say
 
     if not model.num_classes:
         raise UserError(f"{args.model!r} knows no labels, so nothing can guide it: take cfg-digits")
@@ -254,7 +254,7 @@ def _data(model: Any, name: str) -> Any:
 
 
 def _judge(model: Any, args: argparse.Namespace) -> "Judge":
-    from commands.measures import Judge
+    from commands.measures.common import Judge
     from datamodules import Digits
 
     data = _data(model, args.model)

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(program: str, verb: str, arguments: list[str]) -> int:
     if verb in TRAINING_VERBS:
-        return importlib.import_module("commands.train").run(verb, arguments)
+        return importlib.import_module("commands.training.cli").run(verb, arguments)
     if verb not in MODEL_VERBS:
         raise UserError(f"unknown verb {verb!r}; choose from {', '.join([*TRAINING_VERBS, *MODEL_VERBS])}")
     module = importlib.import_module(f"commands.{verb}")

@@ -15,7 +15,7 @@ from checkpoints.whole import written_whole
 from zoo.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from commands.measures import Metrics
+    from commands.measures.common import Metrics
 
 RETURN = "mean_return"
 EPISODES = 100  # of the protocol, from seeds 0 to 99
@@ -76,7 +76,7 @@ def load_policy(model: str, device: str, environment: str | None = None) -> tupl
 
 def measure_policy(model: str, device: str) -> "Metrics":
     """The return of one episode from each of the evaluation seeds 0 to 99, always the most likely action."""
-    from commands.measures import Measurement
+    from commands.measures.common import Measurement
     from datamodules.experience.collector import play
     from datamodules.experience.environments import make
 

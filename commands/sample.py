@@ -225,7 +225,7 @@ def _classes(args: argparse.Namespace, model: "ImageDiffusion", classifier: Any)
 
 def _names(name: str, counts: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
     """The names of the classes, for the data whose classes have names."""
-    from zoo.metrics.shapes import COLOURS, SHAPES
+    from zoo.synthetic.shapes import COLOURS, SHAPES
 
     origin = read_json(find(name) / CONFIG).get("origin")
     data = origin.get("data", "shapes") if isinstance(origin, dict) else "shapes"
@@ -247,7 +247,7 @@ class _Calls:
 def write_samples(images: Any, path: Path) -> None:
     """Images (N, C, H, W) in [-1, 1], or points (N, D), as a picture or as numbers, by the ending of the path."""
     if path.suffix.lower() == ".png" and images.ndim == 2:
-        from commands.flow_pictures import write_scatter
+        from commands.drawing.flows import write_scatter
 
         return write_scatter(images, path)
     with written_whole(path) as beside:

@@ -8,7 +8,7 @@ from torch import Tensor
 from datamodules.memory import InMemoryDataModule, Split
 from datamodules.tables import read_numbers
 from zoo.errors import UserError
-from zoo.metrics.toys import ENTROPIES_NATS, check_name, draw, log_density
+from zoo.synthetic.densities import ENTROPIES_NATS, check_name, draw, log_density
 
 
 class PointDataModule(InMemoryDataModule, abc.ABC):
@@ -37,7 +37,7 @@ class PointDataModule(InMemoryDataModule, abc.ABC):
 
 
 class Densities(PointDataModule):
-    """A density of the plane that is known in closed form or by quadrature: see `zoo.metrics.toys`.
+    """A density of the plane that is known in closed form or by quadrature: see `zoo.synthetic.densities`.
 
     The validation and test points are the same for every `drawing_seed` and number of training points.
 

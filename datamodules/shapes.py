@@ -5,14 +5,14 @@ import torch
 from datamodules.images import ImageDataModule
 from datamodules.memory import Split
 from zoo.errors import UserError
-from zoo.metrics.shapes import COLOURS, SHAPES, random_drawings, render
+from zoo.synthetic.shapes import COLOURS, SHAPES, random_drawings, render
 
 
 class Shapes(ImageDataModule):
     """One shape (circle, square, triangle) of one of six colours on black, anywhere, of any size: 32x32 RGB.
 
     Labels have two columns, shape and colour. The validation and test pictures are the same for every `drawing_seed`
-    and number of training pictures. How they are drawn: `zoo.metrics.shapes`.
+    and number of training pictures. How they are drawn: `zoo.synthetic.shapes`.
 
     Args:
         num_train: training pictures, 3 KB each.

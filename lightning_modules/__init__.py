@@ -1,19 +1,19 @@
 """One file per algorithm: a LightningModule that wires mathematics from `zoo` to the Trainer."""
 
 from lightning_modules.classifier import Classifier
-from lightning_modules.classifier_free import ClassifierFree
-from lightning_modules.classifier_guidance import ClassifierGuidance
-from lightning_modules.cnf import CNF
-from lightning_modules.ddim import DDIM
-from lightning_modules.ddpg import DDPG
-from lightning_modules.ddpm import DDPM
-from lightning_modules.glow import Glow
-from lightning_modules.nice import NICE
-from lightning_modules.ppo import PPO
-from lightning_modules.realnvp import RealNVP
-from lightning_modules.sac import SAC
-from lightning_modules.score_matching import ScoreMatching
-from lightning_modules.td3 import TD3
+from lightning_modules.diffusion.classifier_free import ClassifierFree
+from lightning_modules.diffusion.classifier_guidance import ClassifierGuidance
+from lightning_modules.diffusion.ddim import DDIM
+from lightning_modules.diffusion.ddpm import DDPM
+from lightning_modules.diffusion.score_matching import ScoreMatching
+from lightning_modules.flows.cnf import CNF
+from lightning_modules.flows.glow import Glow
+from lightning_modules.flows.nice import NICE
+from lightning_modules.flows.realnvp import RealNVP
+from lightning_modules.rl.off_policy.ddpg import DDPG
+from lightning_modules.rl.off_policy.sac import SAC
+from lightning_modules.rl.off_policy.td3 import TD3
+from lightning_modules.rl.on_policy.ppo import PPO
 
 __all__ = [
     "CNF",

@@ -6,7 +6,7 @@ import lightning as L
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.optimizers import adamw, check_options
+from lightning_modules.trainer.optimizers import adamw, check_options
 from zoo.nn.augment import random_affine
 from zoo.nn.classifier import ImageClassifier
 

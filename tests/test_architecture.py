@@ -138,7 +138,7 @@ def test_only_the_dispatcher_imports_by_name():
         ("checkpoints", "if TYPE_CHECKING:\n    import lightning_modules", {"lightning_modules"}),
         ("checkpoints", "from zoo import errors\nfrom checkpoints import store", set()),
         ("lightning_modules", "from datamodules import Digits", {"datamodules"}),
-        ("datamodules", "import lightning_modules.ddpm", {"lightning_modules"}),
+        ("datamodules", "import lightning_modules.diffusion.ddpm", {"lightning_modules"}),
         ("datamodules", "from checkpoints import load", {"checkpoints"}),
         ("commands", "import cli", {"cli"}),
         ("commands", "import tests.conftest", {"tests"}),

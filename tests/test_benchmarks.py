@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import clock, flows, hotspots, levers, likelihood, scaling, speed, time_to_loss
 from benchmarks.peers import CLASSES, SIDES, SIZES, TINY, Average, Setting, assert_equal_cost, build, quiet
-from lightning_modules.callbacks import EMA
+from lightning_modules.trainer.callbacks import EMA
 from tests.conftest import save_diffusion
 from zoo.diffusion.model import ImageDiffusion
 

@@ -23,10 +23,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 import checkpoints
 from checkpoints.card import render
 from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
-from commands import train
-from commands.complaints import complaint
-from commands.configs import name_configs
 from commands.evaluate import read_metrics
+from commands.training import cli as train
+from commands.training.complaints import complaint
+from commands.training.configs import name_configs
 from tests import runs
 from tests.runs import TINY
 from zoo.errors import UserError

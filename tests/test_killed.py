@@ -4,7 +4,7 @@ import random
 import sys
 import time
 
-from commands.runs import keep_rows
+from commands.training.runs import keep_rows
 from datamodules.experience.replay import read_state
 from lightning_modules import DDPM
 from tests import runs

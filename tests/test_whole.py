@@ -21,8 +21,8 @@ import checkpoints
 from checkpoints.catalogue import ANIMATION, CARD, CLIP, CONFIG, FILES, PICTURE, RESULTS
 from commands import evaluate
 from commands.main import main
-from commands.measures import Measurement
-from lightning_modules.checkpoint_io import WholeFileIO
+from commands.measures.common import Measurement
+from lightning_modules.trainer.checkpoint_io import WholeFileIO
 from tests import runs
 
 NEW = ("sample.png", "sample.npy", "sample.safetensors", "export", "download")

@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard
 from checkpoints import shipped
 from checkpoints.card import render
 from checkpoints.catalogue import CARD, CONFIG, PICTURE, RESULTS, read_json
-from commands.card import write_page
 from tests.hub_server import judge_card
 from zoo.errors import UserError
 
@@ -27,22 +26,6 @@ def edit(path, **changes):
 @every_model
 def test_the_shipped_card_is_what_its_numbers_say(name):
     assert (shipped()[name] / CARD).read_text(encoding="utf-8") == render(shipped()[name])
-
-
-@every_model
-def test_the_page_is_the_card_with_its_pictures_found(name):
-    page = ROOT / "docs" / "models" / f"{name}.md"
-    text, card = page.read_text(encoding="utf-8"), (shipped()[name] / CARD).read_text(encoding="utf-8")
-    place = f"../../checkpoints/{name}/"
-    assert text.replace(place, "") == card
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-        assert (page.parent / picture).is_file()
-
-
-def test_only_shipped_models_have_pages(finished):
-    before = sorted((ROOT / "docs").rglob("*"))
-    write_page(finished)
-    assert sorted((ROOT / "docs").rglob("*")) == before
 
 
 @every_model

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
 
 MODELS = checkpoints.shipped()
 FILES = {CONFIG, WEIGHTS, RESULTS, REFERENCE, "README.md", "train.yaml"}
-PAGES = Path(__file__).resolve().parents[2] / "docs" / "models"
 MB = 1_000_000
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -105,16 +103,6 @@ def test_results_are_numbers_with_their_protocol(name):
 @every_model
 def test_the_card_is_written_from_the_folder(name):
     assert (MODELS[name] / "README.md").read_text(encoding="utf-8") == render(MODELS[name])
-
-
-@every_model
-def test_the_page_of_the_docs_is_the_card(name):
-    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
-    assert page == render(MODELS[name], pictures=f"../../checkpoints/{name}/")
-
-
-def test_no_page_is_of_a_model_that_is_gone():
-    assert {path.stem for path in PAGES.glob("*.md")} == {*MODELS}
 
 
 @every_model

@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 import checkpoints
-from commands import train
 from commands.demo import MARK, prepare
+from commands.training import cli as train
 from tests.conftest import save_diffusion
 from zoo.errors import UserError
 

@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 
 import checkpoints
 import commands.evaluate
-import commands.measures
-import commands.protocols
+import commands.measures.common
+import commands.measures.images
 from checkpoints.card import render
 from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, read_json
-from commands.measures import Measurement
-from commands.protocols import SCALES, measure
+from commands.measures.common import Measurement
+from commands.measures.images import SCALES, measure
 from datamodules import Digits, Shapes
 from tests.conftest import save_diffusion
 from zoo.diffusion.model import ImageDiffusion
@@ -233,7 +233,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def few_digits(monkeypatch):
-    monkeypatch.setitem(commands.measures.JUDGE, "fewdigits", "classifier-digits")
+    monkeypatch.setitem(commands.measures.common.JUDGE, "fewdigits", "classifier-digits")
     return FewDigits()
 
 
@@ -312,7 +312,7 @@ class SomeShapes(Shapes):
 
 @pytest.mark.parametrize("classes", [0, [3, 6]])
 def test_shapes_metrics(tmp_path, monkeypatch, classes):
-    monkeypatch.setattr(commands.protocols, "SHAPES_DRAWN", 40)
+    monkeypatch.setattr(commands.measures.images, "SHAPES_DRAWN", 40)
     options = {"num_timesteps": 50, "channel_multipliers": [1], "attention_levels": [], "patch_size": 4}
     options |= {"num_classes": classes, "null_label": bool(classes)}
     folder = save_diffusion(tmp_path / "shapes", image_shape=[3, 32, 32], **options)
@@ -329,8 +329,8 @@ def test_shapes_metrics(tmp_path, monkeypatch, classes):
 def test_real_shapes_are_valid_and_evenly_spread(monkeypatch):
     """A model that draws the held-out pictures themselves passes by its own protocol."""
     data = SomeShapes(num_train=1)
-    monkeypatch.setattr(commands.protocols, "SHAPES_DRAWN", 300)
-    monkeypatch.setattr(commands.protocols, "draw_samples", lambda *_, **__: data.images("test"))
+    monkeypatch.setattr(commands.measures.images, "SHAPES_DRAWN", 300)
+    monkeypatch.setattr(commands.measures.images, "draw_samples", lambda *_, **__: data.images("test"))
     model = ImageDiffusion((3, 32, 32), channels=4, patch_size=4)
     metrics = measure(model, data, full=False, say=lambda _: None)
     assert metrics["valid_ddim50"].value == 1

@@ -61,7 +61,7 @@ def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatc
 
 def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch):
     monkeypatch.setattr(commands.figure, "SWEPT", (0.0, 2.0))
-    monkeypatch.setattr("commands.measures.DRAWS", 2)
+    monkeypatch.setattr("commands.measures.common.DRAWS", 2)
     options = ("--output", tmp_path / "a.png", "--draws", 1, "--json")
     answer = command("figure", "guidance", plain, *options)
     assert (answer.status, answer.out) == (2, "")

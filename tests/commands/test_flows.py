@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import commands.flow_protocols
+import commands.measures.flows
 import commands.sample_flow
 from checkpoints import load
 from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS
-from commands.flow_pictures import around
-from commands.flow_protocols import independent_pixels, integral
+from commands.drawing.flows import around
+from commands.measures.flows import independent_pixels, integral
 from datamodules import Densities, Digits
 from tests.conftest import save_flow
-from zoo.metrics.toys import ENTROPIES_NATS, log_density
+from zoo.synthetic.densities import ENTROPIES_NATS, log_density
 
 # drawing ------------------------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ def test_the_truth_measured_by_itself_is_the_floor():
         def log_prob(self, points, labels=None):
             return log_density("8gaussians", points)
 
-    metrics = commands.flow_protocols.measure_density(Truth(), data, lambda text: None)
+    metrics = commands.measures.flows.measure_density(Truth(), data, lambda text: None)
     assert metrics["nll_minus_floor_nats"].value == pytest.approx(0, abs=1e-6)
     nll = metrics["nll_nats"]
     assert abs(nll.value - data.entropy) < 4 * nll.spread / math.sqrt(nll.size)
@@ -129,7 +129,7 @@ def test_independent_pixels_are_the_product_of_their_shares():
 
 def test_a_card_of_the_plane_shows_densities_samples_and_the_flow(plane, copy, command, monkeypatch):
     monkeypatch.setattr(Densities, "num_test", 300)
-    monkeypatch.setattr(commands.flow_protocols, "GRID", 200)
+    monkeypatch.setattr(commands.measures.flows, "GRID", 200)
     folder = copy(plane)
     assert command("evaluate", folder, "--update").status == 0
     results = json.loads((folder / RESULTS).read_text())
@@ -156,7 +156,7 @@ def test_a_card_of_the_plane_shows_densities_samples_and_the_flow(plane, copy, c
 
 def test_a_card_of_the_plane_states_all_training_seeds(plane, copy, command, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(Densities, "num_test", 300)
-    monkeypatch.setattr(commands.flow_protocols, "GRID", 50)
+    monkeypatch.setattr(commands.measures.flows, "GRID", 50)
     folder, others = copy(plane), []
     arguments = json.loads((folder / CONFIG).read_text())["arguments"]
     for seed in (3, 4, 5):
@@ -183,8 +183,8 @@ def test_a_card_of_the_plane_states_all_training_seeds(plane, copy, command, ref
 
 
 def test_a_card_of_images_has_both_estimates_and_the_baseline(pixels, copy, command, monkeypatch):
-    monkeypatch.setattr(commands.flow_protocols, "DRAWS", 1)
-    monkeypatch.setattr("commands.measures.DRAWS", 2)
+    monkeypatch.setattr(commands.measures.flows, "DRAWS", 1)
+    monkeypatch.setattr("commands.measures.common.DRAWS", 2)
     monkeypatch.setattr(Digits, "images", lambda self, split, images=Digits.images: images(self, split)[:60])
     monkeypatch.setattr(Digits, "labels", lambda self, split, labels=Digits.labels: labels(self, split)[:60])
     folder = copy(pixels)

@@ -13,7 +13,7 @@ from commands.labels import label, resolve
 from tests.conftest import save_diffusion, save_noisy_classifier
 from zoo.diffusion import fast, samplers
 from zoo.diffusion.model import SAMPLERS
-from zoo.metrics.shapes import COLOURS, SHAPES
+from zoo.synthetic.shapes import COLOURS, SHAPES
 
 QUICK = ("--steps", 3, "--num-samples", 5)
 

@@ -5,7 +5,7 @@ import torch
 from datamodules import Densities, Points
 from datamodules.tables import check_rows, read_numbers
 from zoo.errors import UserError
-from zoo.metrics.toys import ENTROPIES_NATS
+from zoo.synthetic.densities import ENTROPIES_NATS
 
 SPLITS = ("train", "val", "test")
 

@@ -12,7 +12,7 @@ from datamodules.experience import replay
 from datamodules.experience.environments import make_vector
 from datamodules.experience.replay import ReplayBuffer, TransitionCollector, read_state, write_state
 from zoo.errors import UserError
-from zoo.rl.actors import Actor
+from zoo.rl.off_policy.actors import Actor
 from zoo.rl.types import Transitions
 
 GAMMA = 0.5

@@ -3,7 +3,7 @@ import torch
 
 from datamodules import Shapes
 from zoo.errors import UserError
-from zoo.metrics.shapes import COLOURS, SHAPES, nearest_drawing
+from zoo.synthetic.shapes import COLOURS, SHAPES, nearest_drawing
 
 SPLITS = ("train", "val", "test")
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.rl.noise import ornstein_uhlenbeck
+from zoo.rl.off_policy.noise import ornstein_uhlenbeck
 
 
 class Categorical(nn.Module):

@@ -4,15 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.rl.actors import Actor
-from zoo.rl.critics import Critics
 from zoo.rl.distributions import Deterministic, SquashedGaussian
 from zoo.rl.flat import FlatParameters
-from zoo.rl.noise import clipped_gaussian, ornstein_uhlenbeck
-from zoo.rl.sac import sac_actor_loss, sac_critics_loss
-from zoo.rl.td3 import td3_actor_loss, td3_critics_loss
-from zoo.rl.types import Transitions
-from zoo.rl.values import (
+from zoo.rl.off_policy.actors import Actor
+from zoo.rl.off_policy.critics import Critics
+from zoo.rl.off_policy.noise import clipped_gaussian, ornstein_uhlenbeck
+from zoo.rl.off_policy.sac import sac_actor_loss, sac_critics_loss
+from zoo.rl.off_policy.td3 import td3_actor_loss, td3_critics_loss
+from zoo.rl.off_policy.values import (
     bootstrapped,
     critics_loss,
     expected_soft_values,
@@ -22,6 +21,7 @@ from zoo.rl.values import (
     soft_values,
     temperature_loss,
 )
+from zoo.rl.types import Transitions
 
 ROWS, SIZE, ACTIONS, HIDDEN = 5, 3, 2, (7, 6)
 BOUNDS = {"action_low": (-2.0, 0.0), "action_high": (2.0, 1.0)}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from zoo.rl.flat import FlatAdam, FlatParameters
-from zoo.rl.losses import (
+from zoo.rl.on_policy.losses import (
     approximate_kl,
     clipped_surrogate,
     explained_variance,
@@ -10,8 +10,8 @@ from zoo.rl.losses import (
     value_loss,
     weighted_mean,
 )
+from zoo.rl.on_policy.ppo import Rows, ppo_loss, rows_of
 from zoo.rl.policies import ActorCritic
-from zoo.rl.ppo import Rows, ppo_loss, rows_of
 from zoo.rl.types import Rollout
 
 WEIGHTS = {"value_weight": 0.5, "entropy_weight": 0.01, "value_clip": None, "normalize_advantages": False}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.rl.returns import (
+from zoo.rl.on_policy.returns import (
     discounted_returns,
     generalized_advantages,
     lambda_returns,

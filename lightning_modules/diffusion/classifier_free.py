@@ -1,0 +1,117 @@
+"""Classifier-free guidance: one network that knows the labels and how to do without."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_modules.diffusion.common import (
+    NAME,
+    bound_bits,
+    build,
+    compile_if_long,
+    log_rarely,
+    training_loss,
+    validation_loss,
+)
+from lightning_modules.trainer.optimizers import adamw
+from zoo.diffusion.guidance import drop_labels
+from zoo.errors import UserError
+
+
+class ClassifierFree(L.LightningModule):
+    """`DDPM` of labelled images in which a share of the labels is replaced by the null label.
+
+    One network so learns eps(x_t, t, c) and eps(x_t, t), and sampling mixes them, eps_u + s (eps_c - eps_u), in one
+    batched call. Validation and test tell the network every label; prediction draws all classes in turn by T guided
+    ancestral steps.
+
+    Args:
+        image_shape: (C, H, W); filled in from the data.
+        num_classes: of each label column; filled in from the data.
+        label_dropout: probability that an image loses all its labels; with several columns, also that a label is lost
+            by itself, so that a part of them can be asked for.
+        guidance_scale: s in prediction; 1 is conditional, 0 unconditional.
+        channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, schedule, num_timesteps,
+            parameterization, augmentation, augmentation_probability, min_snr_gamma, learning_rate,
+            learning_rate_schedule, weight_decay, warmup_steps, pretrained, compile: see `lightning_modules.DDPM`.
+
+    References:
+        Ho & Salimans 2022, arXiv:2207.12598, algorithm 1; 000_507b39bbaa34acda.txt, section 16.
+    """
+
+    trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int | tuple[int, ...],
+        label_dropout: float = 0.1,
+        guidance_scale: float = 2.0,
+        channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
+        blocks_per_level: int = 1,
+        attention_levels: tuple[int, ...] = (1,),
+        patch_size: int = 1,
+        dropout: float = 0.1,
+        schedule: str = "cosine",
+        num_timesteps: int = 1000,
+        parameterization: str = "v",
+        augmentation: float = 0.0,
+        augmentation_probability: float = 1.0,
+        min_snr_gamma: float | None = None,
+        learning_rate: float = 1e-3,
+        learning_rate_schedule: str = "constant",
+        weight_decay: float = 0.01,
+        warmup_steps: int = 200,
+        pretrained: str | None = None,
+        compile: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if not num_classes:
+            raise UserError("ClassifierFree needs labels, but the data has no classes")
+        if not 0 < label_dropout < 1:
+            raise UserError(f"model.label_dropout must be above 0 and below 1, got {label_dropout}")
+        self.model, self.arguments = build(self.hparams, num_classes=num_classes, null_label=True)
+
+    def on_fit_start(self) -> None:
+        compile_if_long(self)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        assert self.model.null_labels is not None
+        labels = drop_labels(labels, self.model.null_labels, self.hparams["label_dropout"])
+        loss = training_loss(self.model, images, labels, self.hparams).mean()
+        log_rarely(self, "train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        loss = validation_loss(self.model, images, labels, batch_idx)
+        self.log("val/loss", loss.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        bits = bound_bits(self, images, labels, batch_idx)
+        self.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Latents x_T (B, C, H, W) and their indices (B,) -> images of all classes in turn."""
+        latents, index = batch
+        return self.model.sample(
+            len(latents),
+            sampler="ddpm",
+            steps=self.model.process.num_timesteps,
+            labels=self.model.labels_in_turn(index),
+            guidance_scale=self.hparams["guidance_scale"],
+            noise=latents,
+            generator=torch.Generator().manual_seed(int(index[0])),
+        )
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments

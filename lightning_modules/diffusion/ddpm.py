@@ -1,0 +1,129 @@
+"""Denoising diffusion probabilistic models."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_modules.diffusion.common import (
+    NAME,
+    bound_bits,
+    build,
+    compile_if_long,
+    log_rarely,
+    training_loss,
+    validation_loss,
+)
+from lightning_modules.trainer.optimizers import adamw
+from zoo.errors import UserError
+
+
+class DDPM(L.LightningModule):
+    """Minimises E |target - network(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t)|^2 over t uniform in 1 ... T.
+
+    Validation reports the same loss at fixed times and noise, so that its curve is smooth. Testing reports the
+    variational bound in bits per dimension. Prediction turns latents into images by T ancestral steps (few and
+    deterministic steps: `DDIM`). Average the weights with `lightning_modules.callbacks.EMA`.
+
+    Args:
+        image_shape: (C, H, W); filled in from the data.
+        num_classes: filled in from the data; used if `class_conditional`.
+        class_conditional: whether the network is told the label.
+        channels: width of the first level of the U-Net.
+        channel_multipliers: width of each level, as a multiple of `channels`.
+        blocks_per_level: residual blocks a level on the way down.
+        attention_levels: levels with self-attention, 0 the finest.
+        patch_size: side of the pixel blocks that the first level takes as channels; 2 makes a step 4 times as cheap.
+        dropout: probability of dropping a feature in a residual block.
+        schedule: "cosine" or "linear" noise.
+        num_timesteps: T.
+        parameterization: what the network predicts: "v", "eps" or "x0".
+        augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
+            It keeps a network from copying a small data set, and leaks a little into what it draws.
+        augmentation_probability: share of the training images that are moved.
+        min_snr_gamma: if given, weigh the loss by min(SNR, gamma) on x_0 instead of "simple".
+        learning_rate: of AdamW, after the warm-up.
+        weight_decay: of AdamW.
+        learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
+        warmup_steps: steps over which the learning rate rises from 0.
+        pretrained: a MODEL (shipped name or folder) to start from; its architecture must be the one given here.
+        compile: whether to run the network through `torch.compile`; by default in runs of 5,000 steps and more, if a
+            compiler is found. Names of weights stay the same.
+
+    References:
+        Ho et al. 2020, arXiv:2006.11239, algorithms 1 and 2; 000_507b39bbaa34acda.txt, section 13.
+    """
+
+    trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int | tuple[int, ...] = 0,
+        class_conditional: bool = False,
+        channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
+        blocks_per_level: int = 1,
+        attention_levels: tuple[int, ...] = (1,),
+        patch_size: int = 1,
+        dropout: float = 0.1,
+        schedule: str = "cosine",
+        num_timesteps: int = 1000,
+        parameterization: str = "v",
+        augmentation: float = 0.0,
+        augmentation_probability: float = 1.0,
+        min_snr_gamma: float | None = None,
+        learning_rate: float = 1e-3,
+        learning_rate_schedule: str = "constant",
+        weight_decay: float = 0.01,
+        warmup_steps: int = 200,
+        pretrained: str | None = None,
+        compile: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if class_conditional and not num_classes:
+            raise UserError("model.class_conditional is true, but the data has no classes")
+        self.model, self.arguments = build(self.hparams, num_classes=num_classes if class_conditional else 0)
+
+    def on_fit_start(self) -> None:
+        compile_if_long(self)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = training_loss(self.model, images, self._condition(labels), self.hparams).mean()
+        log_rarely(self, "train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        loss = validation_loss(self.model, images, self._condition(labels), batch_idx)
+        self.log("val/loss", loss.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images, labels = batch
+        bits = bound_bits(self, images, self._condition(labels), batch_idx)
+        self.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Latents x_T (B, C, H, W) and their indices (B,) -> images by T ancestral steps."""
+        latents, index = batch
+        labels = self.model.labels_in_turn(index)
+        return self.model.sample(
+            len(latents),
+            sampler="ddpm",
+            steps=self.model.process.num_timesteps,
+            labels=labels,
+            noise=latents,
+            generator=torch.Generator().manual_seed(int(index[0])),
+        )
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+
+    def _condition(self, labels: Tensor) -> Tensor | None:
+        return labels if self.model.num_classes else None

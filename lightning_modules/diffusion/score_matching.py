@@ -1,0 +1,152 @@
+"""Denoising score matching on dequantised data: a model with a density, sampled and scored through its score."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_modules.diffusion.common import (
+    NAME,
+    build,
+    compile_if_long,
+    log_rarely,
+    moved,
+    uniform_times,
+    validation_loss,
+)
+from lightning_modules.trainer.optimizers import adamw
+from zoo.diffusion.likelihood import dequantise, log_bin_volume
+from zoo.diffusion.model import SAMPLERS
+from zoo.diffusion.parameterization import lognormal_times
+from zoo.errors import UserError
+from zoo.metrics.likelihood import bits_per_dim
+
+TIMES = ("uniform", "lognormal")
+PARAMETERIZATIONS = ("eps", "edm")
+
+
+class ScoreMatching(L.LightningModule):
+    """Minimises E lambda_t |score(x_t, t) - grad log q(x_t | x_0)|^2, x_0 a training image plus noise within its grey
+    level, new in every step, so that the data has a density.
+
+    lambda_t is sigma_t^2 for parameterization "eps" (whose loss is the plain error of eps = -sigma_t score). For "edm"
+    the loss is the plain error of F, the paper's weight 1 / c_out^2 on x_0, which is lambda_t times
+    1 + (sigma_t / a_t / SIGMA_DATA)^2.
+    With "eps" and times uniform in log(sigma_t / a_t), those of schedule "ve", the loss is, but for a factor and the
+    prior, the bound of the log-likelihood.
+
+    Validation reports the same loss at fixed noise and times uniform in 1 ... T. Testing reports bits per dimension by
+    the probability flow: the density of the dequantised image, times the volume of a bin. Prediction turns latents into
+    images.
+
+    Args:
+        image_shape: (C, H, W); filled in from the data.
+        channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, num_timesteps,
+            augmentation, augmentation_probability, learning_rate, learning_rate_schedule, weight_decay, warmup_steps,
+            pretrained, compile: see `lightning_modules.DDPM`.
+        schedule: "ve", "linear" or "cosine" noise.
+        sigma_range: lowest and highest noise level of schedule "ve".
+        parameterization: "eps" or "edm".
+        times: of training, "uniform" in 1 ... T, or "lognormal" with log(sigma_t / a_t) ~ N(-1.2, 1.2^2).
+        likelihood_steps: Runge-Kutta steps of the test, four evaluations each.
+        sampler, steps, spacing: of prediction.
+
+    References:
+        Song et al. 2021, arXiv:2011.13456, eq. 7; its likelihood, Song et al. 2021, arXiv:2101.09258, section 3;
+        "edm": Karras et al. 2022, arXiv:2206.00364, section 5; 000_507b39bbaa34acda.txt, section 15.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
+        blocks_per_level: int = 1,
+        attention_levels: tuple[int, ...] = (1,),
+        patch_size: int = 1,
+        dropout: float = 0.1,
+        schedule: str = "ve",
+        num_timesteps: int = 1000,
+        sigma_range: tuple[float, float] = (0.01, 50.0),
+        parameterization: str = "eps",
+        times: str = "uniform",
+        augmentation: float = 0.0,
+        augmentation_probability: float = 1.0,
+        likelihood_steps: int = 100,
+        sampler: str = "heun",
+        steps: int = 50,
+        spacing: str = "karras",
+        learning_rate: float = 1e-3,
+        learning_rate_schedule: str = "constant",
+        weight_decay: float = 0.01,
+        warmup_steps: int = 200,
+        pretrained: str | None = None,
+        compile: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for name, value, known in (
+            ("parameterization", parameterization, PARAMETERIZATIONS),
+            ("times", times, TIMES),
+            ("sampler", sampler, tuple(SAMPLERS)),
+        ):
+            if value not in known:
+                raise UserError(f"model.{name} must be one of {', '.join(known)}, got {value!r}")
+        if likelihood_steps < 1:
+            raise UserError(f"model.likelihood_steps must be at least 1, got {likelihood_steps}")
+        self.model, self.arguments = build(self.hparams, sigma_range=sigma_range)
+
+    def on_fit_start(self) -> None:
+        compile_if_long(self)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images = dequantise(moved(batch[0], self.hparams), self._levels)
+        process = self.model.process
+        if self.hparams["times"] == "lognormal":
+            t = lognormal_times(process, len(images), device=images.device)
+        else:
+            t = uniform_times(process, images)
+        loss = self.model.loss(images, t, torch.randn_like(images)).mean()
+        log_rarely(self, "train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images = self._dequantised(batch[0], batch_idx)
+        loss = validation_loss(self.model, images, None, batch_idx)
+        self.log("val/loss", loss.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        images = self._dequantised(batch[0], batch_idx)
+        dims = images[0].numel()
+        generator = torch.Generator().manual_seed(batch_idx)
+        density = self.model.log_likelihood(images, steps=self.hparams["likelihood_steps"], generator=generator)
+        bits = bits_per_dim(density + log_bin_volume(dims, self._levels), dims)
+        self.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Standard normal latents (B, C, H, W) and their indices (B,) -> images."""
+        latents, index = batch
+        return self.model.sample(
+            len(latents),
+            sampler=self.hparams["sampler"],
+            steps=self.hparams["steps"],
+            spacing=self.hparams["spacing"],
+            noise=latents,
+            generator=torch.Generator().manual_seed(int(index[0])),
+        )
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+
+    @property
+    def _levels(self) -> int:
+        levels: int = self.trainer.datamodule.levels  # type: ignore[attr-defined]
+        return levels
+
+    def _dequantised(self, images: Tensor, batch_idx: int) -> Tensor:
+        """With noise that is the same in every evaluation."""
+        return dequantise(images, self._levels, torch.Generator().manual_seed(1_000_003 + batch_idx))

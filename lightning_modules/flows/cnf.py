@@ -1,0 +1,184 @@
+"""The neural-ODE flow, trained by flow matching, by maximum likelihood, or by the one and then the other."""
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_modules.diffusion.common import log_rarely
+from lightning_modules.flows import common as likelihood
+from lightning_modules.trainer.optimizers import adamw, check_options
+from zoo.errors import UserError
+from zoo.flows.cnf import check_trace
+from zoo.flows.cnf_model import ContinuousFlow, cnf
+from zoo.flows.dequantise import dequantise
+from zoo.flows.ode import Evaluations, Solver
+
+NAME = "cnf"  # in the table of models
+
+
+class CNF(L.LightningModule):
+    """Minimises E |v(t, (1 - t) z + t x) - (x - z)|^2 for `flow_matching_steps` steps, then E[-log p(x)].
+
+    A step of flow matching needs no solve and no trace, so it costs a hundredth of a step of likelihood; a few steps of
+    likelihood then take most of what it leaves. Validation and testing solve with `solver` to `tolerance` and take
+    `trace`; steps of likelihood have a solver of their own.
+
+    Args:
+        image_shape: (C, H, W) of images; filled in from the data.
+        num_features: D of points; filled in from the data.
+        levels: grey levels of images, 0 of points; filled in from the data.
+        num_classes: filled in from the data; used if `class_conditional`.
+        class_conditional: whether the density is p(x | label).
+        hidden: width of the field's perceptron.
+        depth: its hidden layers; 2 above a few dimensions, where the exact trace is cheapest.
+        activation: "tanh", "silu" or "softplus".
+        dropout: probability of dropping a hidden unit in flow matching.
+        frequencies: features of time.
+        solver: "dopri5", "dopri8", "bosh3", or "euler", "midpoint", "rk4" in `steps` equal steps.
+        tolerance: of an adaptive solver.
+        steps: of a fixed-step solver.
+        trace: "exact" or "hutchinson".
+        max_evaluations: of the field, after which a solve is given up.
+        alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
+        flow_matching_steps: steps of flow matching before likelihood; by default all of the run, 0 for none.
+        coupling: of noise and data in flow matching: "independent" or "ot".
+        training_solver: of steps of likelihood.
+        training_steps: of it, if its steps are fixed. With too few, training learns to gain by their error: compare
+            "train/loss" with "val/loss", whose solver is `solver`.
+        training_trace: "exact" or "hutchinson".
+        gradient: "backprop" through the solver's steps, or "adjoint" in constant memory.
+        kinetic: weight of the integral of |v|^2 / D. jacobian: of |dv/dx|^2 / D. Both smooth the paths.
+        learning_rate: of AdamW in flow matching, after the warm-up.
+        likelihood_learning_rate: in steps of likelihood.
+        learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of each of the two parts.
+        weight_decay: of AdamW.
+        warmup_steps: steps over which the learning rate rises from 0, in each part.
+        pretrained: a MODEL (shipped name or folder) to start from; its architecture must be the one given here.
+
+    References:
+        Grathwohl et al. 2019, arXiv:1810.01367; Lipman et al. 2023, arXiv:2210.02747; Finlay et al. 2020,
+        arXiv:2002.02798; 000_507b39bbaa34acda.txt, section 12.4 (with the sign of its trace corrected).
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        num_features: int | None = None,
+        levels: int = 0,
+        num_classes: int | tuple[int, ...] = 0,
+        class_conditional: bool = False,
+        hidden: int = 64,
+        depth: int = 3,
+        activation: str = "silu",
+        dropout: float = 0.0,
+        frequencies: int = 8,
+        solver: str = "dopri5",
+        tolerance: float = 1e-5,
+        steps: int = 16,
+        trace: str = "exact",
+        max_evaluations: int = 5_000,
+        alpha: float = 1e-3,
+        flow_matching_steps: int | None = None,
+        coupling: str = "independent",
+        training_solver: str = "rk4",
+        training_steps: int = 10,
+        training_trace: str = "exact",
+        gradient: str = "backprop",
+        kinetic: float = 0.0,
+        jacobian: float = 0.0,
+        learning_rate: float = 3e-3,
+        likelihood_learning_rate: float = 5e-4,
+        learning_rate_schedule: str = "cosine",
+        weight_decay: float = 0.0,
+        warmup_steps: int = 20,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        check_options(self.hparams)
+        _check(self.hparams)
+        model, self.arguments = likelihood.build(NAME, cnf, {**self.hparams, "compile": False})
+        assert isinstance(model, ContinuousFlow)
+        self.model = model
+        self.model.cnf.training_solver = Solver(
+            training_solver, tolerance, training_steps, gradient, max_evaluations=max_evaluations
+        )
+        self.model.cnf.training_trace = training_trace
+        self._solve: Evaluations | None = None
+
+    def on_fit_start(self) -> None:
+        likelihood.prepare(self)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, labels = batch
+        condition = labels if self.model.num_classes else None
+        if self.model.levels:
+            x = dequantise(x, self.model.levels, torch.rand_like(x))
+        if self._matches():
+            loss = self.model.flow_matching_loss(x, condition, self.hparams["coupling"]).mean()
+            log_rarely(self, "train/flow_matching_loss", loss)
+            return loss
+        values, self._solve = self.model.likelihood_loss(
+            x, condition, self.hparams["kinetic"], self.hparams["jacobian"]
+        )
+        loss = values.mean()
+        log_rarely(self, "train/loss", loss)
+        log_rarely(self, "train/evaluations", torch.tensor(float(self._solve.forward)))
+        return loss
+
+    def on_after_backward(self) -> None:
+        if self._solve is not None and self.hparams["gradient"] == "adjoint":
+            log_rarely(self, "train/evaluations_backward", torch.tensor(float(self._solve.backward)))
+        self._solve = None
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        likelihood.validation_step(self, batch, batch_idx)
+        evaluations = float(self.model.cnf.evaluations)
+        self.log("val/evaluations", evaluations, batch_size=len(batch[0]), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        likelihood.test_step(self, batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a learning rate for each part, which rises and falls by itself."""
+        found = adamw(self)
+        total = float(self.trainer.estimated_stepping_batches)
+        cosine = self.hparams["learning_rate_schedule"] == "cosine"
+        switch = total if self.hparams["flow_matching_steps"] is None else self.hparams["flow_matching_steps"]
+        ratio = self.hparams["likelihood_learning_rate"] / self.hparams["learning_rate"]
+
+        def factor(done: int) -> float:
+            peak, since, length = (
+                (1.0, done, min(switch, total)) if done < switch else (ratio, done - switch, total - switch)
+            )
+            decay = (1 + math.cos(math.pi * min(1, since / max(1, length)))) / 2 if cosine else 1.0
+            return peak * decay * min(1, (since + 1) / max(1, self.hparams["warmup_steps"]))
+
+        found["lr_scheduler"]["scheduler"] = torch.optim.lr_scheduler.LambdaLR(found["optimizer"], factor)
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+
+    def _matches(self) -> bool:
+        steps = self.hparams["flow_matching_steps"]
+        return steps is None or self.trainer.global_step < steps
+
+
+def _check(options: Any) -> None:
+    """Looks at the options that are the module's own."""
+    for name in ("kinetic", "jacobian"):
+        if not options[name] >= 0:
+            raise UserError(f"model.{name} must be at least 0, got {options[name]}")
+    if not options["likelihood_learning_rate"] > 0:
+        raise UserError(f"model.likelihood_learning_rate must be positive, got {options['likelihood_learning_rate']}")
+    if options["flow_matching_steps"] is not None and options["flow_matching_steps"] < 0:
+        raise UserError(f"model.flow_matching_steps must be at least 0, got {options['flow_matching_steps']}")
+    if options["coupling"] == "ot" and options["class_conditional"]:
+        raise UserError("model.coupling 'ot' pairs points across classes: take 'independent' with class_conditional")
+    if options["coupling"] not in ("independent", "ot"):
+        raise UserError(f"model.coupling must be 'independent' or 'ot', got {options['coupling']!r}")
+    check_trace(options["training_trace"])

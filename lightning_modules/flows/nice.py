@@ -1,0 +1,86 @@
+"""Non-linear independent components estimation: a flow of additive couplings."""
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from lightning_modules.flows import common as likelihood
+from lightning_modules.trainer.optimizers import adamw, check_options
+from zoo.flows.builders import nice
+
+NAME = "nice"  # in the table of models
+
+
+class NICE(L.LightningModule):
+    """Minimises E[-log p(x)], log p(x) = log p_base(f(x)) + sum s, f additive couplings and then z = y exp(s).
+
+    A coupling adds to half of the entries what a multilayer perceptron makes of the other half; it preserves volume,
+    and only the diagonal scale s changes it. Points keep their units; images are dequantised by uniform noise, and
+    flattened. Average the weights with `lightning_modules.callbacks.EMA`.
+
+    Args:
+        image_shape: (C, H, W) of images; filled in from the data.
+        num_features: D of points; filled in from the data.
+        levels: grey levels of images, 0 of points; filled in from the data.
+        num_classes: filled in from the data; used if `class_conditional`.
+        class_conditional: whether the density is p(x | label).
+        couplings: how many, each moving the half that the one before kept.
+        hidden: width of the perceptrons.
+        depth: their hidden layers.
+        dropout: probability of dropping a hidden unit.
+        base: "logistic" or "normal".
+        alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
+        learning_rate: of AdamW, after the warm-up.
+        learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
+        weight_decay: of AdamW.
+        warmup_steps: steps over which the learning rate rises from 0.
+        pretrained: a MODEL (shipped name or folder) to start from; its architecture must be the one given here.
+        compile: whether to run the couplings through `torch.compile`.
+
+    References:
+        Dinh et al. 2014, arXiv:1410.8516, equations 2 to 6; 000_507b39bbaa34acda.txt, section 12.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] | None = None,
+        num_features: int | None = None,
+        levels: int = 0,
+        num_classes: int | tuple[int, ...] = 0,
+        class_conditional: bool = False,
+        couplings: int = 4,
+        hidden: int = 128,
+        depth: int = 3,
+        dropout: float = 0.0,
+        base: str = "logistic",
+        alpha: float = 1e-3,
+        learning_rate: float = 1e-3,
+        learning_rate_schedule: str = "constant",
+        weight_decay: float = 0.01,
+        warmup_steps: int = 200,
+        pretrained: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        check_options(self.hparams)
+        self.model, self.arguments = likelihood.build(NAME, nice, self.hparams)
+
+    def on_fit_start(self) -> None:
+        likelihood.prepare(self)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return likelihood.training_step(self, batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        likelihood.validation_step(self, batch, batch_idx)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        likelihood.test_step(self, batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        return adamw(self)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments

@@ -1,0 +1,1 @@
+"""What training needs around a method: callbacks, optimizers, checkpoints on disk."""

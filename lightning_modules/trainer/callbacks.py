@@ -1,0 +1,254 @@
+"""What several algorithms do around their training: averaged weights, pictures, curves, records, Ctrl-C."""
+
+import csv
+import signal
+import threading
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
+from torch import Tensor
+
+from checkpoints.whole import written_whole
+from lightning_modules.trainer.progress import save_run
+from zoo.errors import UserError
+from zoo.pictures import image_grid
+
+
+def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
+    """Environment steps where a module counts these, else optimizer steps."""
+    return int(getattr(pl_module, "env_steps", trainer.global_step))
+
+
+class EMA(WeightAveraging):
+    """average <- d average + (1 - d) weights after each optimizer step, d = min(decay, (1 + n) / (10 + n)) at step n.
+
+    Without the ramp a short run would publish mostly its initial weights. The checkpoint's `state_dict` is the average;
+    validation, the pictures drawn in it and the weights after `fit` are the average too.
+
+    Args:
+        decay: d in the long run.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"EMA decay must be at least 0 and below 1, got {decay}")
+
+        def update(average: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+            # `count` stays a tensor, so that a GPU is never waited for
+            step = torch.clamp((1 + count) / (10 + count), max=decay)
+            change = torch._foreach_sub(weights, average)
+            torch._foreach_mul_(change, 1 - step)
+            torch._foreach_add_(average, change)
+
+        super().__init__(use_buffers=False, multi_avg_fn=torch.no_grad()(update))
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Outside `fit` there is nothing to average, and nothing that Lightning would have to warn of."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning swaps the weights back here, before later callbacks have drawn their pictures: wait for the end."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+class SamplePictures(Callback):
+    """Draws the same latents after each validation in `fit`: `samples/step-<steps>.png` in the run folder, TensorBoard.
+
+    Args:
+        num_samples: images a picture.
+        steps: DDIM steps; as many as the model has, if it has fewer.
+        every_n_validations: draw after each n-th validation only.
+    """
+
+    def __init__(self, num_samples: int = 64, steps: int = 50, every_n_validations: int = 1) -> None:
+        self.num_samples, self.steps, self.every_n_validations = num_samples, steps, every_n_validations
+        self._validations = 0
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        self._validations += 1
+        if not trainer.is_global_zero or self._validations % self.every_n_validations:
+            return
+        model: Any = pl_module.model
+        classes = model.labels_in_turn(torch.arange(self.num_samples))
+        generator = torch.Generator().manual_seed(0)
+        steps = min(self.steps, model.process.num_timesteps)
+        images = model.sample(self.num_samples, steps=steps, labels=classes, generator=generator)
+        grid = image_grid(images)
+        folder = Path(trainer.default_root_dir) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / f"step-{trainer.global_step:07d}.png") as beside:
+            Image.fromarray(grid).save(beside)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", grid, trainer.global_step, dataformats="HWC")
+
+
+class Predictions(BasePredictionWriter):
+    """Writes what `predict` returned to `predictions.safetensors` in the run folder, images also to `predictions.png`.
+
+    With several processes each writes its own share, rows rank, rank + n, ..., as `predictions-<rank>.safetensors`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Any, batch_indices: Any
+    ) -> None:
+        from safetensors.torch import save
+
+        suffix = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
+        output = torch.cat(list(predictions)).cpu().contiguous()
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"predictions{suffix}.safetensors"
+        with written_whole(target) as beside:
+            beside.write_bytes(save({"predictions": output}))
+        print(f"wrote {target}")
+        if output.ndim == 4 and output.shape[1] in (1, 3):
+            picture = target.with_suffix(".png")
+            with written_whole(picture) as beside:
+                Image.fromarray(image_grid(output[:400])).save(beside)
+            print(f"wrote {picture}")
+
+
+class LearningCurves(Callback):
+    """Draws every logged metric over training steps into `curves.png` of the run folder, from the CSV log."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._draw(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if steps_done(trainer, pl_module):  # a run that never began leaves no files
+            self._draw(trainer)
+
+    def _draw(self, trainer: L.Trainer) -> None:
+        logger = next((logger for logger in trainer.loggers if isinstance(logger, CSVLogger)), None)
+        if logger is None or not trainer.is_global_zero:
+            return
+        logger.save()
+        log = Path(logger.log_dir) / "metrics.csv"
+        if not log.is_file():
+            return
+        curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name not in ("step", "epoch"):
+                        curves[name].append((float(row["step"]), float(value)))
+        if not curves:
+            return
+
+        from matplotlib.figure import Figure  # no pyplot: a callback must not touch a user's windows
+
+        # one panel a quantity: "train/loss" and "val/loss" share the panel "loss"
+        panels: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(curves):
+            panels[name.split("/")[-1]].append(name)
+        columns = min(4, len(panels))
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(5 * columns, 3.6 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (quantity, names) in zip(grid, panels.items(), strict=False):
+            for name in names:
+                points = sorted(curves[name])
+                axes.plot(*zip(*points, strict=True), label=name, alpha=0.9, linewidth=1.2)
+            if all(value > 0 for name in names for _, value in curves[name]) and "loss" in quantity:
+                axes.set_yscale("log")
+            axes.set(xlabel="step", title=quantity)
+            axes.grid(alpha=0.3)
+            axes.legend()
+        with written_whole(Path(trainer.default_root_dir) / "curves.png") as beside:
+            figure.savefig(beside, dpi=120)
+
+
+class RunRecord(Callback):
+    """Puts into each checkpoint what a resumed run and an exported model need: random states, and where it came from.
+
+    Each process starts from its own random numbers (Lightning seeds all alike, so that every rank would draw the same
+    noise) and finds them again after a resume.
+
+    Args:
+        origin: seed, commit, versions: plain values.
+    """
+
+    def __init__(self, origin: dict[str, Any]) -> None:
+        self.origin = origin
+        self._restored: dict[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        rank = trainer.global_rank
+        if self._restored is not None and len(self._restored["cpu"]) == trainer.world_size:
+            # PyTorch crashes on a state that is a row of a matrix: each is copied out
+            torch.set_rng_state(self._restored["cpu"][rank].clone())
+            if "cuda" in self._restored and pl_module.device.type == "cuda":
+                torch.cuda.set_rng_state(self._restored["cuda"][rank].clone(), pl_module.device)
+        elif rank:
+            torch.manual_seed(torch.initial_seed() + rank)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["origin"] = self.origin | {"steps": steps_done(trainer, pl_module)}
+        states = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        gathered = {
+            name: trainer.strategy.all_gather(state.to(pl_module.device)).cpu().view(-1, len(state))
+            for name, state in states.items()
+        }
+        checkpoint["random_states"] = gathered
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint.get("random_states")
+
+
+class SaveOnInterrupt(Callback):
+    """The first Ctrl-C saves the whole state after the running step and then stops; a second one stops at once.
+
+    After the last step of an epoch its validation comes first: a resumed run would leave it out. With several processes
+    Ctrl-C stops at once: `last.ckpt` is what the run goes on from.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._asked = False
+        self._former: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._stop_if_asked(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop_if_asked(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self._former is not None:
+            signal.signal(signal.SIGINT, self._former)
+            self._former = None
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        if self._asked:
+            save_run(trainer, self.path)
+            raise KeyboardInterrupt
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True

@@ -1,0 +1,1 @@
+"""Data that is generated: densities of the plane, coloured shapes."""
