@@ -10,7 +10,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import find, shipped
+from checkpoints.catalogue import shipped
+from checkpoints.locate import find
 
 if TYPE_CHECKING:
     from checkpoints.store import build, load, load_weights, save, verify

@@ -16,7 +16,6 @@ from checkpoints.catalogue import (
     CLIP,
     CONFIG,
     PICTURE,
-    POLICIES,
     RESULTS,
     TRAINING,
     WEIGHTS,
@@ -27,6 +26,7 @@ from checkpoints.catalogue import (
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
+POLICIES = ("actor", "actor-critic")
 FLOWS = ("cnf", "glow", "nice", "realnvp")
 PIPELINES = dict.fromkeys(FLOWS, "other") | {
     **dict.fromkeys(POLICIES, "reinforcement-learning"),

@@ -1,15 +1,14 @@
-"""Names of models and the folders behind them. Standard library only, so that `list` starts at once."""
+"""Model folders: what they hold, which ship, what a config.json says. Standard library only: `list` starts at once."""
 
-import difflib
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from checkpoints.table import MODELS
+from checkpoints.tasks import task_of
 from zoo.errors import UserError
 
-POLICIES = ("actor", "actor-critic")  # the model classes that play in environments
 PREFIX = "hf://"  # of a model on the Hugging Face Hub
 CONFIG, WEIGHTS, RESULTS, REFERENCE = "config.json", "model.safetensors", "results.json", "reference.safetensors"
 CARD, PICTURE, ANIMATION, CLIP, TRAINING = "README.md", "samples.png", "flow.gif", "clip.gif", "train.yaml"
@@ -21,30 +20,6 @@ def shipped() -> dict[str, Path]:
     """The models that ship with the project: name -> folder, sorted by name."""
     root = Path(str(files("checkpoints"))) / "shipped"
     return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
-
-
-def find(model: str) -> Path:
-    """The folder of a MODEL: a shipped name, hf://owner/repo[@revision] (fetched if need be), or a model folder.
-
-    Raises:
-        UserError: naming the nearest shipped names, or the file that the folder lacks.
-    """
-    if model.startswith(PREFIX):
-        from checkpoints.hub import fetch
-
-        return fetch(model)
-    models = shipped()
-    if model in models:
-        return models[model]
-    folder = Path(model)
-    if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
-        near = difflib.get_close_matches(model, models, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"shipped models: {', '.join(models) or 'none'}"
-        raise UserError(f"unknown model {model!r}: neither a shipped name nor a folder; {hint}")
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"{model!r} is not a model folder: {name} is missing")
-    return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -61,3 +36,83 @@ def read_json(path: Path) -> dict[str, Any]:
 def in_bytes(count: int) -> str:
     """A size as people read it: 38 kB, 1.7 MB."""
     return f"{count / 1e3:.0f} kB" if count < 100_000 else f"{count / 1e6:.1f} MB"
+
+
+class Description(NamedTuple):
+    """What a config.json says of a model, in plain values; a key that an older one lacks has its meaning of then.
+
+    Attributes:
+        folder: of the model.
+        model, arguments: a key of `checkpoints.table.MODELS`, and the arguments of its class.
+        task: a key of `checkpoints.tasks.TASKS`.
+        algorithm, paper: what trained it: the name of the LightningModule, and its source. Empty if unknown.
+        data: {"class", "arguments"} of the DataModule, and what a model does not know of its data: "levels" of grey,
+            "label_names" of each label column. Empty if unknown.
+        protocol: a key of `commands.measures.PROTOCOLS`; "" for that of the task.
+        origin: seed, commit, steps, versions.
+        versions: what wrote the folder.
+    """
+
+    folder: Path
+    model: str
+    arguments: dict[str, Any]
+    task: str
+    algorithm: str
+    paper: str
+    data: dict[str, Any]
+    protocol: str
+    origin: dict[str, Any]
+    versions: dict[str, Any]
+
+
+def describe(folder: Path) -> Description:
+    """The description of the model in a folder.
+
+    Raises:
+        UserError: if config.json cannot be read, or a value in it has the wrong type.
+    """
+    path = folder / CONFIG
+    config = read_json(path)
+    if not isinstance(config.get("model"), str) or not isinstance(config.get("arguments"), dict):
+        raise UserError(f'{path} must hold "model", a name, and "arguments", an object')
+    if config["model"] not in MODELS:
+        raise UserError(f"{path}: unknown model class {config['model']!r}; this version knows {', '.join(MODELS)}")
+    texts = {key: config.get(key, "") for key in ("algorithm", "paper", "protocol")}
+    objects = {key: config.get(key) or {} for key in ("origin", "versions", "data")}
+    for kind, values in ((str, texts), (dict, objects)):
+        for key, value in values.items():
+            if not isinstance(value, kind):
+                raise UserError(
+                    f"{path}: {key!r} must be {'a text' if kind is str else 'an object'}, got {value!r:.50}"
+                )
+    data = objects["data"] or _data_of_old(objects["origin"])
+    if data and not (isinstance(data.get("class"), str) and isinstance(data.get("arguments", {}), dict)):
+        raise UserError(f'{path}: "data" must hold "class", a name, and "arguments", an object')
+    task = task_of(config["model"], config["arguments"])
+    return Description(
+        folder,
+        config["model"],
+        config["arguments"],
+        task,
+        texts["algorithm"],
+        texts["paper"],
+        {"arguments": {}} | data if data else {},
+        texts["protocol"],
+        objects["origin"],
+        objects["versions"],
+    )
+
+
+def _data_of_old(origin: dict[str, Any]) -> dict[str, Any]:
+    """The data of a config.json of version 0.1, which has a name of ours in its origin, or that of an environment."""
+    name = origin.get("data")
+    if not isinstance(name, str):
+        return {}
+    if "environment_arguments" in origin:
+        arguments = {"environment": name, "environment_arguments": origin["environment_arguments"]}
+        return {"class": "Experience", "arguments": arguments}
+    old: dict[str, dict[str, Any]] = {
+        "digits": {"class": "Digits", "levels": 17},
+        "shapes": {"class": "Shapes", "levels": 256},
+    }
+    return old.get(name, {"class": "Densities", "arguments": {"name": name}})

@@ -1,15 +1,12 @@
 """Model folders: writing, reading and verifying. Weights are safetensors, everything else JSON: nothing is unpickled.
 
-A folder holds `config.json` ({"model": a key of MODELS, "arguments": plain values, and where it came from}),
-`model.safetensors`, and when published `results.json`, `README.md`, `train.yaml`, `reference.safetensors`, a picture.
+A folder holds `config.json` (see `checkpoints.catalogue.Description`), `model.safetensors`, and when published
+`results.json`, `README.md`, `train.yaml`, `reference.safetensors`, a picture.
 """
 
 import inspect
 import json
 import os
-import platform
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +17,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from checkpoints.catalogue import CONFIG, REFERENCE, TRAINING, WEIGHTS, find, read_json
+from checkpoints.catalogue import CONFIG, REFERENCE, TRAINING, WEIGHTS, Description, describe
+from checkpoints.locate import find
+from checkpoints.origin import versions
+from checkpoints.table import MODELS, builder
 from checkpoints.whole import made_whole
-from zoo.diffusion.model import ImageDiffusion
-from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
-from zoo.flows import builders
-from zoo.flows.cnf_model import cnf
-from zoo.flows.model import Flow
-from zoo.nn.classifier import ImageClassifier
-from zoo.rl.off_policy.actors import Actor
-from zoo.rl.policies import ActorCritic
 
-# What a config.json may name. A name from a file is looked up here and never imported.
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "actor": Actor,
-    "actor-critic": ActorCritic,
-    "cnf": cnf,
-    "glow": builders.glow,
-    "image-classifier": ImageClassifier,
-    "image-diffusion": ImageDiffusion,
-    "nice": builders.nice,
-    "noisy-classifier": NoisyClassifier,
-    "realnvp": builders.realnvp,
-}
 LARGEST = 1_000_000  # no size in a config.json is larger
 MOST_WEIGHTS = 10_000  # tensors in a model
 
@@ -59,7 +39,8 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     if not isinstance(arguments, dict):
         raise UserError(f"the arguments of {name!r} do not fit: they must be an object, got {arguments!r:.50}")
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    parameters = inspect.signature(MODELS[name]).parameters
+    make = builder(name)
+    parameters = inspect.signature(make).parameters
     for key, value in plain.items():
         if key in parameters and parameters[key].annotation is int and type(value) is not int:
             raise UserError(f"the arguments of {name!r} do not fit: {key} must be a whole number, got {value!r}")
@@ -67,26 +48,29 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
             if isinstance(number, int | float) and not abs(number) <= LARGEST:
                 raise UserError(f"the arguments of {name!r} do not fit: {key} is beyond {LARGEST:,}")
     try:
-        return MODELS[name](**plain).eval()
+        return make(**plain).eval()
     except Exception as error:  # values of any type come from a file, so anything may be raised
         raise UserError(f"the arguments of {name!r} do not fit: {_first_line(error)}") from error
 
 
-def load(model: str, device: str | torch.device = "cpu") -> nn.Module:
+def load(model: str | Description, device: str | torch.device = "cpu") -> nn.Module:
     """The trained model behind a MODEL (a shipped name or a model folder), in evaluation mode on `device`.
+
+    Args:
+        model: a MODEL, or its description if that was read already.
 
     Raises:
         UserError: if there is no such model, or its files are damaged, or weights are missing, extra or misshapen.
     """
-    folder = find(model)
-    config = _read_config(folder)
-    state = _read_tensors(folder / WEIGHTS)
+    described = model if isinstance(model, Description) else describe(find(model))
+    path = described.folder / WEIGHTS
+    state = _read_tensors(path)
     try:
-        outline = _outline(config["model"], config["arguments"])
+        outline = _outline(described.model, described.arguments)
     except UserError as error:
-        raise UserError(f"{folder / CONFIG}: {error}") from None
-    _check_weights(outline, state, folder / WEIGHTS)
-    built = build(config["model"], config["arguments"])
+        raise UserError(f"{described.folder / CONFIG}: {error}") from None
+    _check_weights(outline, state, path)
+    built = build(described.model, described.arguments)
     built.load_state_dict(state)
     return built.to(device)
 
@@ -98,10 +82,10 @@ def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, 
         UserError: as `load`, and if the MODEL is of another class or another architecture.
     """
     folder = find(model)
-    config = _read_config(folder)
-    if config["model"] != name:
-        raise UserError(f"model.pretrained {model!r} is of class {config['model']!r}, but this run trains {name!r}")
-    for key, value in config["arguments"].items():
+    described = describe(folder)
+    if described.model != name:
+        raise UserError(f"model.pretrained {model!r} is of class {described.model!r}, but this run trains {name!r}")
+    for key, value in described.arguments.items():
         # dropout holds no weights, so a run may change it
         if key != "dropout" and arguments.get(key) != value:
             raise UserError(
@@ -120,6 +104,7 @@ def save(
     state: dict[str, Tensor],
     origin: dict[str, Any],
     training: str | None = None,
+    about: dict[str, Any] | None = None,
 ) -> None:
     """Writes a new model folder, whole or not at all, with a reference input and output for `verify`.
 
@@ -128,6 +113,7 @@ def save(
         name: key of MODELS. arguments: plain values for it. state: its weights.
         origin: where the weights come from (seed, steps, config), stored in config.json.
         training: the text of train.yaml, the config that trained it.
+        about: what else config.json says: algorithm, paper, data, protocol; see `checkpoints.catalogue.Description`.
 
     Raises:
         UserError: if the folder exists or cannot be written, its parent does not exist, or the weights do not fit.
@@ -139,7 +125,7 @@ def save(
     _check_weights(_outline(name, arguments), state, folder)
     model = build(name, arguments)
     model.load_state_dict(state)
-    config = {"model": name, "arguments": arguments, "origin": origin, "versions": versions()}
+    config = {"model": name, **(about or {}), "arguments": arguments, "origin": origin, "versions": versions()}
     try:
         text = json.dumps(config, indent=2) + "\n"
     except (TypeError, ValueError) as error:
@@ -157,38 +143,9 @@ def save(
 
 
 def reference(model: nn.Module) -> dict[str, Tensor]:
-    """A fixed input and the model's output for it."""
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(model, Actor):
-        inputs = {"x": torch.randn((2, *model.observation_shape), generator=generator)}
-        return inputs | {"output": _call(model, inputs)}
-    if isinstance(model, ActorCritic):
-        observations = torch.randn((2, *model.observation_shape), generator=generator)
-        drawn = model.draw(observations, model.distribution.noise(1, 2, generator)[0])
-        inputs = {"x": observations, "actions": drawn.detach()}
-        return inputs | {"output": _call(model, inputs)}
-    if isinstance(model, Flow):
-        inputs = _in_the_domain(model, generator)
-        return inputs | {"output": _call(model, inputs)}
-    x = torch.randn((2, *model.image_shape), generator=generator)  # type: ignore[misc]
-    inputs = {"x": x}
-    if isinstance(model, ImageDiffusion | NoisyClassifier):
-        last = model.process.num_timesteps
-        inputs["t"] = torch.tensor([1 + last // 3, last])
-        if isinstance(model, ImageDiffusion) and model.num_classes:
-            inputs["labels"] = torch.tensor([[0] * len(model.num_classes), [n - 1 for n in model.num_classes]])
+    """The model's own example, by the names of what `forward` takes, and its "output" for that."""
+    inputs = model.example(torch.Generator().manual_seed(0))  # type: ignore[operator]
     return inputs | {"output": _call(model, inputs)}
-
-
-def _in_the_domain(flow: Flow, generator: torch.Generator) -> dict[str, Tensor]:
-    """Two inputs of a density: a point that it draws itself and one farther out, or dequantised images."""
-    labels = torch.tensor([0, flow.num_classes - 1]) if flow.num_classes else None
-    if flow.levels:
-        x = torch.rand((2, *flow.shape), generator=generator)
-    else:
-        x = flow.sample(2, labels=labels, generator=generator)
-        x = x * torch.tensor([[1.0], [1.5]])  # away from the data: a density may be the same everywhere on them
-    return {"x": x} if labels is None else {"x": x, "labels": labels}
 
 
 def verify(model: str) -> float:
@@ -205,20 +162,6 @@ def verify(model: str) -> float:
         return (_call(loaded, stored) - stored["output"]).abs().max().item()
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a reference of this model: {_first_line(error)}") from error
-
-
-def versions() -> dict[str, str]:
-    """What made an artifact: this project, Python, PyTorch."""
-    # as plain str: a checkpoint may hold nothing else
-    packages = {"lightning-zoo": version("lightning-zoo"), "torch": str(torch.__version__)}
-    return packages | {"python": platform.python_version()}
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / CONFIG)
-    if not isinstance(config.get("model"), str) or not isinstance(config.get("arguments"), dict):
-        raise UserError(f'{folder / CONFIG} must hold "model", a name, and "arguments", an object')
-    return config
 
 
 def _outline(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -246,7 +189,10 @@ def _first_line(error: Exception) -> str:
 
 @torch.inference_mode()
 def _call(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-    output = model(*[inputs[name] for name in ("x", "t", "labels", "actions") if name in inputs])
+    """The output for inputs by their names; "x" of an older reference is the first input, whatever its name is now."""
+    first = next(iter(inspect.signature(model.forward).parameters))
+    named = {first if name == "x" else name: value for name, value in inputs.items() if name != "output"}
+    output = model(**named)
     return torch.stack(output) if isinstance(output, tuple) else output
 
 

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import find
+from checkpoints.locate import find
 from checkpoints.whole import written_whole
 from commands.labels import label
 from commands.options import add_device, at_least, check_output, choose_device
@@ -104,7 +104,7 @@ def score(model: "Flow", rows: "Tensor", args: argparse.Namespace) -> "Tensor":
             part = rows[rank].to(model.like)
             labels = None if classes is None else classes[rank % len(classes)]
             if model.levels:
-                found.append(model.log_likelihood(part, args.draws, labels, generator))
+                found.append(model.log_likelihood(part, labels=labels, generator=generator, draws=args.draws))
             else:
                 found.append(model.log_prob(part, labels))
     return torch.cat(found).double().cpu()

@@ -10,7 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from checkpoints.catalogue import FILES, REFERENCE, find
+from checkpoints.catalogue import FILES, REFERENCE
+from checkpoints.locate import find
 from checkpoints.whole import made_whole
 from zoo.errors import UserError
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints.catalogue import CONFIG, POLICIES, PREFIX, RESULTS, find, read_json
+from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, read_json
+from checkpoints.locate import find
 from commands.measures.common import DATA, Metrics, load_data, say
 from commands.measures.images import measure
 from commands.options import add_device, add_speed, choose_device, speed_up
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     origin = config.get("origin")
     if not isinstance(origin, dict):
         raise UserError(f'{folder / CONFIG} must hold "origin", an object')
-    is_policy = config.get("model") in POLICIES
+    is_policy = config.get("model") in ("actor", "actor-critic")
     data_name: Any = args.data or origin.get("data")
     if data_name not in DATA and not is_policy:
         raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(DATA)}")

@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
         training = config.read_text(encoding="utf-8") if config.is_file() else None
     except (OSError, ValueError) as error:
         raise UserError(f"{config} cannot be read: {error}") from None
-    save(args.folder, content["model"], content["arguments"], state, content["origin"], training)
+    about = {key: content[key] for key in ("algorithm", "paper", "data", "protocol") if key in content}
+    save(args.folder, content["model"], content["arguments"], state, content["origin"], training, about)
     print(json.dumps({"output": str(args.folder)}) if args.json else f"wrote {args.folder}")
     return 0

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import find
+from checkpoints.locate import find
 from checkpoints.whole import written_whole
 from commands.options import add_device, add_speed, at_least, check_output, choose_device, speed_up
 from zoo.errors import UserError

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import CLIP, CONFIG, POLICIES, find, read_json
+from checkpoints.catalogue import CLIP, CONFIG, read_json
+from checkpoints.locate import find
 from checkpoints.whole import written_whole
 from zoo.errors import UserError, one_line
 
@@ -48,7 +49,7 @@ def load_policy(model: str, device: str, environment: str | None = None) -> tupl
         UserError: if the model is no policy, or the environment's sizes are not those of the policy.
     """
     config = read_json(find(model) / CONFIG)
-    if config.get("model") not in POLICIES:
+    if config.get("model") not in ("actor", "actor-critic"):
         raise UserError(f"{model!r} plays in no environment: it is of class {config.get('model')!r}")
     origin = config.get("origin")
     origin = origin if isinstance(origin, dict) else {}

@@ -6,7 +6,7 @@ Needs a token that may write (`hf auth login`, or HF_TOKEN). The model is verifi
 import argparse
 import json
 
-from checkpoints.catalogue import find
+from checkpoints.locate import find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import CONFIG, find, read_json
+from checkpoints.catalogue import CONFIG, read_json
+from checkpoints.locate import find
 from checkpoints.whole import written_whole
 from commands.labels import label, resolve
 from commands.options import (

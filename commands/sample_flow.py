@@ -38,7 +38,9 @@ def draw(args: argparse.Namespace, model: "Flow", device: str) -> int:
         for first in range(0, args.num_samples, batch):
             turn = torch.arange(first, min(first + batch, args.num_samples))
             labels = None if classes is None else classes[turn % len(classes)]
-            batches.append(model.sample(len(turn), args.temperature, labels, generator=generator).float().cpu())
+            batches.append(
+                model.sample(len(turn), labels=labels, generator=generator, temperature=args.temperature).float().cpu()
+            )
             evaluations += passes(model)
     seconds = time.perf_counter() - start
     write_samples(torch.cat(batches), args.output)

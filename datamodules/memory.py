@@ -24,6 +24,7 @@ class InMemoryDataModule(L.LightningDataModule, abc.ABC):
 
     def __init__(self, batch_size: int, batches_per_epoch: int | None, seed: int) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)  # those of the derived class too, for the record
         if batch_size < 1:
             raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
         if batches_per_epoch is not None and batches_per_epoch < 1:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.record import record
 from zoo.nn.augment import random_affine
 from zoo.nn.classifier import ImageClassifier
 
@@ -46,6 +47,7 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = "image-classifier"
         check_options(self.hparams)
         self.arguments: dict[str, Any] = {
             "image_shape": list(image_shape),
@@ -79,8 +81,7 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw(self)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = "image-classifier", self.arguments
+    configure_callbacks = record
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:
         images, labels = batch

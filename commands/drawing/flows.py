@@ -162,5 +162,7 @@ def _image_frames(model: "Flow", seed: int) -> list[Any]:
     for i in range(FRAMES):
         # the same noise in each, from nearly nothing, the likeliest noise, to all of it
         generator, temperature = torch.Generator().manual_seed(seed), max(1e-3, i / (FRAMES - 1))
-        frames.append(image_grid(model.sample(36, temperature, labels, generator=generator).cpu(), 6, 4))
+        frames.append(
+            image_grid(model.sample(36, labels=labels, generator=generator, temperature=temperature).cpu(), 6, 4)
+        )
     return frames

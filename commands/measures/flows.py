@@ -96,7 +96,7 @@ def measure_flow_images(model: "Flow", data: "ImageDataModule", *, full: bool, s
             say(f"{text}: image {rows[0]} of {len(images)}")
             given = labels[rows].to(device) if model.num_classes else None
             with torch.inference_mode():
-                nats = model.log_likelihood(images[rows].to(device), draws, given, generator)
+                nats = model.log_likelihood(images[rows].to(device), labels=given, generator=generator, draws=draws)
             bits += bits_per_dim(nats.double(), model.dims).tolist()
         how = f"{text}, {draws} draw{'s' * (draws > 1)} of uniform dequantisation, {data.levels} grey levels"
         metrics[name] = Measurement.of(bits, f"{how}, {len(images)} test images; error over images")

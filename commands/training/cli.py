@@ -22,7 +22,6 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import lightning_modules
-from checkpoints.store import versions
 from checkpoints.whole import written_whole
 from commands.options import has_bfloat16
 from commands.policies import import_environments
@@ -32,13 +31,12 @@ from commands.training.runs import (
     INTERRUPTED,
     LAST,
     check_weights,
-    commit,
     keep_rows,
     latest_checkpoint,
     read_checkpoint,
     resume_command,
 )
-from lightning_modules.trainer.callbacks import LearningCurves, Predictions, RunRecord, SaveOnInterrupt
+from lightning_modules.trainer.callbacks import LearningCurves, Predictions, SaveOnInterrupt
 from lightning_modules.trainer.checkpoint_io import WholeFileIO
 from lightning_modules.trainer.progress import EnvStepBar, EnvStepCheckpoint
 from zoo.errors import UserError
@@ -196,16 +194,12 @@ class CommandLine(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeFileIO()]
-        origin = {"seed": self._get_option("seed_everything"), "commit": commit(), "versions": versions()}
         plays = hasattr(self.model, "env_steps")  # is counted in environment steps
         if plays and isinstance(config["val_check_interval"], int):
             # counted over the run, so that one shorter than the interval is no mistake: it is judged at its end
             kwargs["check_val_every_n_epoch"] = self.config[self.subcommand].trainer.check_val_every_n_epoch = None
         bar = EnvStepBar() if plays else RichProgressBar(refresh_rate=10)
-        self.trainer_defaults["callbacks"] = [
-            *([] if config["enable_progress_bar"] is False else [bar]),
-            RunRecord(origin | getattr(self.datamodule, "origin", {})),
-        ]
+        self.trainer_defaults["callbacks"] = [] if config["enable_progress_bar"] is False else [bar]
         if fitting and not config["fast_dev_run"]:
             every = self._get_option("save_every_n_epochs")
             self.trainer_defaults["callbacks"] += [

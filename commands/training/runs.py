@@ -4,7 +4,6 @@ import csv
 import os
 import pickle
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,19 +42,6 @@ def latest_checkpoint(root: Path) -> Path | None:
     """The newer of last.ckpt and interrupted.ckpt in a run folder."""
     saved = [root / name for name in (LAST, INTERRUPTED) if (root / name).is_file()]
     return max(saved, key=lambda path: path.stat().st_mtime_ns, default=None)
-
-
-def commit() -> str:
-    """The commit of the checkout that this runs from, "+" when files differ from it, "" outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return ""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def check_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:

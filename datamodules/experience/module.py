@@ -45,6 +45,7 @@ class Experience(L.LightningDataModule):
         validation_episodes: int = 10,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)
         least = {"total_env_steps": total_env_steps, "num_envs": num_envs, "rollout_steps": rollout_steps}
         for option, value in (least | {"validation_episodes": validation_episodes}).items():
             if value < 1:
@@ -61,11 +62,6 @@ class Experience(L.LightningDataModule):
         # the sizes that a policy takes from its data
         self.observation_shape, self.num_actions, self.action_low, self.action_high = self.sizes
         self.loader: RolloutLoader | None = None
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """What a model folder says of its data."""
-        return {"data": self.environment, "environment_arguments": self.environment_arguments or {}}
 
     def make(self) -> Any:
         """A new single environment."""

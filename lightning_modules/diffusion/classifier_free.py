@@ -16,6 +16,7 @@ from lightning_modules.diffusion.common import (
     validation_loss,
 )
 from lightning_modules.trainer.optimizers import adamw
+from lightning_modules.trainer.record import record
 from zoo.diffusion.guidance import drop_labels
 from zoo.errors import UserError
 
@@ -70,6 +71,7 @@ class ClassifierFree(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         if not num_classes:
             raise UserError("ClassifierFree needs labels, but the data has no classes")
         if not 0 < label_dropout < 1:
@@ -113,5 +115,4 @@ class ClassifierFree(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw(self)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+    configure_callbacks = record

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import checkpoints
 from lightning_modules.diffusion.common import log_rarely, moved, uniform_times
 from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.record import record
 from zoo.diffusion.model import SAMPLERS, ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
 from zoo.errors import UserError
@@ -66,6 +67,7 @@ class ClassifierGuidance(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = "noisy-classifier"
         check_options(self.hparams)
         if not isinstance(num_classes, int) or not num_classes:
             raise UserError(f"ClassifierGuidance needs data with one column of labels, got num_classes {num_classes!r}")
@@ -128,8 +130,7 @@ class ClassifierGuidance(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw(self)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = "noisy-classifier", self.arguments
+    configure_callbacks = record
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:
         """Loss and accuracy at times spread over 1 ... T, with noise that is the same in every evaluation."""

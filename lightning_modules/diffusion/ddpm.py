@@ -16,6 +16,7 @@ from lightning_modules.diffusion.common import (
     validation_loss,
 )
 from lightning_modules.trainer.optimizers import adamw
+from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 
 
@@ -83,6 +84,7 @@ class DDPM(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         if class_conditional and not num_classes:
             raise UserError("model.class_conditional is true, but the data has no classes")
         self.model, self.arguments = build(self.hparams, num_classes=num_classes if class_conditional else 0)
@@ -122,8 +124,7 @@ class DDPM(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw(self)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+    configure_callbacks = record
 
     def _condition(self, labels: Tensor) -> Tensor | None:
         return labels if self.model.num_classes else None

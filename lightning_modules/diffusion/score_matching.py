@@ -16,6 +16,7 @@ from lightning_modules.diffusion.common import (
     validation_loss,
 )
 from lightning_modules.trainer.optimizers import adamw
+from lightning_modules.trainer.record import record
 from zoo.diffusion.likelihood import dequantise, log_bin_volume
 from zoo.diffusion.model import SAMPLERS
 from zoo.diffusion.parameterization import lognormal_times
@@ -86,6 +87,7 @@ class ScoreMatching(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         for name, value, known in (
             ("parameterization", parameterization, PARAMETERIZATIONS),
             ("times", times, TIMES),
@@ -139,8 +141,7 @@ class ScoreMatching(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw(self)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+    configure_callbacks = record
 
     @property
     def _levels(self) -> int:

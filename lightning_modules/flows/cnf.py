@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_modules.diffusion.common import log_rarely
 from lightning_modules.flows import common as likelihood
 from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.flows.cnf import check_trace
 from zoo.flows.cnf_model import ContinuousFlow, cnf
@@ -98,6 +99,7 @@ class CNF(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         check_options(self.hparams)
         _check(self.hparams)
         model, self.arguments = likelihood.build(NAME, cnf, {**self.hparams, "compile": False})
@@ -160,8 +162,7 @@ class CNF(L.LightningModule):
         found["lr_scheduler"]["scheduler"] = torch.optim.lr_scheduler.LambdaLR(found["optimizer"], factor)
         return found
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+    configure_callbacks = record
 
     def _matches(self) -> bool:
         steps = self.hparams["flow_matching_steps"]

@@ -119,4 +119,5 @@ def log_likelihood(model: Flow, batch: tuple[Tensor, Tensor], draws: int, seed: 
     condition = labels if model.num_classes else None
     if not model.levels:
         return model.log_prob(x, condition)
-    return model.log_likelihood(x, draws, condition, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return model.log_likelihood(x, labels=condition, generator=generator, draws=draws)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_modules.flows import common as likelihood
 from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.record import record
 from zoo.flows.builders import glow
 
 NAME = "glow"  # in the table of models
@@ -72,6 +73,7 @@ class Glow(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         check_options(self.hparams)
         # its histograms are learned from equal shares: without `likelihood.prepare`, docs/flows.md says why
         self.model, self.arguments = likelihood.build(NAME, glow, self.hparams)
@@ -88,5 +90,4 @@ class Glow(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw(self)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+    configure_callbacks = record

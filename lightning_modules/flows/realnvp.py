@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_modules.flows import common as likelihood
 from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.record import record
 from zoo.flows.builders import realnvp
 
 NAME = "realnvp"  # in the table of models
@@ -77,6 +78,7 @@ class RealNVP(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         check_options(self.hparams)
         self.model, self.arguments = likelihood.build(NAME, realnvp, self.hparams)
 
@@ -95,5 +97,4 @@ class RealNVP(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return adamw(self)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
+    configure_callbacks = record

@@ -17,13 +17,9 @@ from torch import Tensor
 
 from checkpoints.whole import written_whole
 from lightning_modules.trainer.progress import save_run
+from lightning_modules.trainer.record import steps_done
 from zoo.errors import UserError
 from zoo.pictures import image_grid
-
-
-def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
-    """Environment steps where a module counts these, else optimizer steps."""
-    return int(getattr(pl_module, "env_steps", trainer.global_step))
 
 
 class EMA(WeightAveraging):
@@ -174,45 +170,6 @@ class LearningCurves(Callback):
             axes.legend()
         with written_whole(Path(trainer.default_root_dir) / "curves.png") as beside:
             figure.savefig(beside, dpi=120)
-
-
-class RunRecord(Callback):
-    """Puts into each checkpoint what a resumed run and an exported model need: random states, and where it came from.
-
-    Each process starts from its own random numbers (Lightning seeds all alike, so that every rank would draw the same
-    noise) and finds them again after a resume.
-
-    Args:
-        origin: seed, commit, versions: plain values.
-    """
-
-    def __init__(self, origin: dict[str, Any]) -> None:
-        self.origin = origin
-        self._restored: dict[str, Tensor] | None = None
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        rank = trainer.global_rank
-        if self._restored is not None and len(self._restored["cpu"]) == trainer.world_size:
-            # PyTorch crashes on a state that is a row of a matrix: each is copied out
-            torch.set_rng_state(self._restored["cpu"][rank].clone())
-            if "cuda" in self._restored and pl_module.device.type == "cuda":
-                torch.cuda.set_rng_state(self._restored["cuda"][rank].clone(), pl_module.device)
-        elif rank:
-            torch.manual_seed(torch.initial_seed() + rank)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["origin"] = self.origin | {"steps": steps_done(trainer, pl_module)}
-        states = {"cpu": torch.get_rng_state()}
-        if pl_module.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(pl_module.device)
-        gathered = {
-            name: trainer.strategy.all_gather(state.to(pl_module.device)).cpu().view(-1, len(state))
-            for name, state in states.items()
-        }
-        checkpoint["random_states"] = gathered
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._restored = checkpoint.get("random_states")
 
 
 class SaveOnInterrupt(Callback):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 import checkpoints
-from checkpoints.catalogue import CONFIG, WEIGHTS, find, read_json, shipped
+from checkpoints.catalogue import CONFIG, WEIGHTS, read_json, shipped
+from checkpoints.locate import find
 from zoo.errors import UserError
 
 

@@ -76,7 +76,7 @@ class ImageDiffusion(nn.Module):
         if null_label and not num_classes:
             raise ValueError("num_classes must be given with null_label, got 0")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.num_classes = label_columns(num_classes)
+        self.num_classes = self.labels = label_columns(num_classes)
         self.null_labels = torch.tensor([self.num_classes], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
@@ -91,6 +91,18 @@ class ImageDiffusion(nn.Module):
             null_label,
             patch_size,
         )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two noised images at a third and at the whole of T, of the first and the last classes."""
+        last = self.process.num_timesteps
+        inputs = {"x_t": torch.randn((2, *self.shape), generator=generator), "t": torch.tensor([1 + last // 3, last])}
+        if self.labels:
+            inputs["labels"] = torch.tensor([[0] * len(self.labels), [count - 1 for count in self.labels]])
+        return inputs
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's own prediction: x_t (B, C, H, W), t (B,) in 0 ... T, labels (B,) -> (B, C, H, W)."""
@@ -141,26 +153,26 @@ class ImageDiffusion(nn.Module):
     @torch.inference_mode()
     def sample(
         self,
-        num_samples: int,
+        n: int,
         *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
         sampler: str = "ddim",
         steps: int = 50,
         eta: float = 0.0,
         spacing: str = "trailing",
         variance: str | None = None,
-        labels: Tensor | None = None,
         guidance_scale: float | Tensor = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         classifier: Classifier | None = None,
-        generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         on_step: Callable[[int, Tensor], None] | None = None,
     ) -> Tensor:
         """Draws images.
 
         Args:
-            num_samples: B, at least 1.
+            n: B, at least 1.
             sampler: a name of `SAMPLERS`; each works with every schedule.
             steps: 1 ... T. One network evaluation each; two for "heun" and "predictor-corrector" but in the last step.
             eta: DDIM's stochasticity, 0 ... 1.
@@ -184,8 +196,8 @@ class ImageDiffusion(nn.Module):
         Raises:
             UserError: if an argument is out of range.
         """
-        if num_samples < 1:
-            raise UserError(f"num_samples must be at least 1, got {num_samples!r}")
+        if n < 1:
+            raise UserError(f"num_samples must be at least 1, got {n!r}")
         if sampler not in SAMPLERS:
             raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         if sampler == "ddim" and not 0 <= eta <= 1:
@@ -195,18 +207,16 @@ class ImageDiffusion(nn.Module):
             raise UserError(f"variance must be 'small' or 'large', got {variance!r}")
         device = next(self.parameters()).device
         labels = None if labels is None else labels.to(device)
-        check_scale(guidance_scale, num_samples)
+        check_scale(guidance_scale, n)
         asked = bool((torch.as_tensor(guidance_scale) != 1).any()) or guidance_interval is not None
         if classifier is None:
-            check_conditions(
-                labels, self.num_classes, self.null_labels is not None, asked or guidance_rescale > 0, num_samples
-            )
+            check_conditions(labels, self.num_classes, self.null_labels is not None, asked or guidance_rescale > 0, n)
         else:
             if self.num_classes and self.null_labels is None:
                 raise UserError("classifier must not be given: this model is conditional and has no null label")
             if guidance_interval is not None or guidance_rescale:
                 raise UserError("guidance_interval and guidance_rescale must not be given with a classifier")
-            check_classifier(classifier, self.image_shape, self.process, labels, num_samples)
+            check_classifier(classifier, self.image_shape, self.process, labels, n)
         try:
             times = fast.times_for(self.process, steps, spacing)
             denoise = self.denoiser(
@@ -218,7 +228,7 @@ class ImageDiffusion(nn.Module):
             )
         except ValueError as error:
             raise UserError(str(error)) from None
-        shape = (num_samples, *self.image_shape)
+        shape = (n, *self.image_shape)
         if noise is not None and noise.shape != shape:
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
         x = normal(shape, generator, device) if noise is None else noise.to(device)

@@ -1,5 +1,6 @@
 """A classifier of noised images: what guides a denoiser that knows no classes."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,6 +58,7 @@ class NoisyClassifier(nn.Module):
             raise ValueError(f"channels must be an even positive number, got {channels!r}")
         self.image_shape: tuple[int, int, int] = image_shape
         self.num_classes = num_classes
+        self.labels = (num_classes,)
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
         self.channels = channels
         embedding_width = 4 * channels
@@ -75,6 +77,16 @@ class NoisyClassifier(nn.Module):
         self.norm_out = group_norm(current)
         self.to_features = nn.Linear(current * (height // stride) * (width // stride), num_features)
         self.to_logits = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), nn.Linear(num_features, num_classes))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two noised images, at a third and at the whole of T."""
+        last = self.process.num_timesteps
+        x = torch.randn((2, *self.shape), generator=generator)
+        return {"x": x, "t": torch.tensor([1 + last // 3, last])}
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         times = embed_times(t * (1000 / self.process.num_timesteps), self.channels, x.dtype)

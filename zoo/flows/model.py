@@ -48,6 +48,7 @@ class Flow(nn.Module):
             raise ValueError(f"levels must be 0 or at least 2, got {levels!r}")
         self.shape, self.dims = tuple(shape), math.prod(shape)
         self.base, self.levels, self.num_classes = base, levels, num_classes
+        self.labels = (num_classes,) if num_classes else ()
         self.bijection = bijection
         self.register_buffer("like", torch.zeros(()), persistent=False)  # the type and device of the weights
 
@@ -59,6 +60,15 @@ class Flow(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """As `log_prob`."""
         return self.log_prob(x, labels)
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two inputs of `forward`: a point that the model draws and one farther out, or dequantised images."""
+        labels = {"labels": torch.tensor([0, self.num_classes - 1])} if self.num_classes else {}
+        if self.levels:
+            return {"x": torch.rand((2, *self.shape), generator=generator)} | labels
+        x = self.sample(2, labels=labels.get("labels"), generator=generator)
+        # away from the data: a density may be the same everywhere on them
+        return {"x": x * torch.tensor([[1.0], [1.5]])} | labels
 
     def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Log-density in nats, (B,), never below float32: autocasting is off inside.
@@ -100,10 +110,11 @@ class Flow(nn.Module):
     def sample(
         self,
         n: int,
-        temperature: float = 1.0,
+        *,
         labels: Tensor | None = None,
-        noise: Tensor | None = None,
         generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Draws points (n, D), or images (n, C, H, W) in [-1, 1] on the grid of grey levels.
 
@@ -130,28 +141,37 @@ class Flow(nn.Module):
 
     def log_likelihood(
         self,
-        images: Tensor,
-        draws: int = 1,
+        x: Tensor,
+        *,
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
+        draws: int = 32,
     ) -> Tensor:
-        """log (1/K) sum_k p((k + u_k) / L) - D log L, (B,) nats: of K draws, in the mean a lower bound of log P(image).
+        """Of points log p(x), exact. Of images an estimate whose mean is a lower bound of log P(image):
+
+            log (1/K) sum_k p((k + u_k) / L) - D log L
 
         With one draw it is the usual bound; it rises with K towards the log-probability (Burda et al. 2015,
         arXiv:1509.00519, theorem 1).
 
         Args:
-            images: (B, C, H, W) in [-1, 1], on the grid. draws: K. generator: source of the noise u.
+            x: points (B, D), or images (B, C, H, W) in [-1, 1] on the grid of grey levels.
+            labels: (B,) or (B, 1) classes, of a conditional density.
+            generator: source of the noise u.
+            draws: K, of images.
+
+        Returns:
+            (B,) nats.
 
         Raises:
-            UserError: if the model has no grey levels, or the images are not on its grid.
+            UserError: if x has another shape, or the images are not on the model's grid.
         """
         if not self.levels:
-            raise UserError("this model is a density of points and gives no probability of images: use log_prob")
+            return self.log_prob(x, labels)
         if draws < 1:
             raise UserError(f"draws must be at least 1, got {draws!r}")
-        check_on_grid(images, self.levels)
-        images = images.to(self.like)
+        check_on_grid(x, self.levels)
+        images = x.to(self.like)
         found = []
         for _ in range(draws):
             noise = _uniform(images.shape, generator, images.device).to(images)

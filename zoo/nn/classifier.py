@@ -1,5 +1,6 @@
 """A small convolutional classifier: the judge of the image models, and the feature space of their FID."""
 
+import torch
 from torch import Tensor, nn
 
 from zoo.nn.unet import group_norm
@@ -39,6 +40,7 @@ class ImageClassifier(nn.Module):
             raise ValueError(f"image_shape must have height and width divisible by {stride}, got {image_shape!r}")
         self.image_shape: tuple[int, int, int] = image_shape
         self.num_classes = num_classes
+        self.labels = (num_classes,)
         self.num_features = num_features  # the name by which torchmetrics asks for it
         layers: list[nn.Module] = []
         for level, multiplier in enumerate(channel_multipliers):
@@ -51,6 +53,14 @@ class ImageClassifier(nn.Module):
         positions = height * width // stride**2
         self.to_features = nn.Sequential(nn.Flatten(), nn.Linear(current * positions, num_features), nn.SiLU())
         self.to_logits = nn.Sequential(nn.Dropout(dropout), nn.Linear(num_features, num_classes))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.image_shape
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two images of noise."""
+        return {"x": torch.randn((2, *self.shape), generator=generator)}
 
     def features(self, x: Tensor) -> Tensor:
         """The representation before the logits, (B, num_features)."""

@@ -48,6 +48,7 @@ class Policy(nn.Module):
     low: Tensor
     high: Tensor
     distribution: Any
+    labels = ()
 
     def __init__(
         self,
@@ -69,6 +70,13 @@ class Policy(nn.Module):
         self.observation_shape, self.num_actions = tuple(observation_shape), tuple(num_actions)
         self.register_buffer("low", torch.tensor(action_low), persistent=False)
         self.register_buffer("high", torch.tensor(action_high), persistent=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.observation_shape
+
+    def reset(self, n: int) -> None:
+        """Begins n episodes: a policy of the last observation alone has nothing to forget."""
 
     def act(self, observations: Tensor, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """Actions for an environment: the most likely ones, or with `explore` drawn ones.
@@ -185,6 +193,12 @@ class ActorCritic(Policy):
             self.distribution.entropy(outputs, features),
             self._critic(inputs, features),
         )
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two observations, and actions drawn for them."""
+        observations = torch.randn((2, *self.shape), generator=generator)
+        drawn = self.draw(observations, self.distribution.noise(1, 2, generator)[0])
+        return {"observations": observations, "actions": drawn.detach()}
 
     def _inputs(self, observations: Tensor) -> Tensor:
         inputs = observations.flatten(-len(self.observation_shape))

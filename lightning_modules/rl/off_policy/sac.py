@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.rl.off_policy.common import NAME, averaged, check, compiled, conclude, fall, prepare
 from lightning_modules.trainer.progress import log_episodes
+from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.flat import FlatAdam, FlatParameters
 from zoo.rl.off_policy.actors import Actor
@@ -62,6 +63,7 @@ class SAC(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         self.automatic_optimization = False
         check(self.hparams, ("learning_rate", "alpha"))
         if len(num_actions) > 1:
@@ -137,6 +139,4 @@ class SAC(L.LightningModule):
     def test_step(self, batch: Episodes, batch_idx: int) -> None:
         log_episodes(self, batch, "test")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
-        checkpoint["env_steps"] = int(self.env_steps)
+    configure_callbacks = record

@@ -19,6 +19,7 @@ from lightning_modules.rl.off_policy.common import (
     prepare,
 )
 from lightning_modules.trainer.progress import log_episodes
+from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.flat import FlatAdam, FlatParameters
 from zoo.rl.off_policy.actors import Actor
@@ -75,6 +76,7 @@ class TD3(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         self.automatic_optimization = False
         check_continuous("TD3", num_actions)
         check(self.hparams, ("learning_rate", "target_clip", "delay", "num_critics"))
@@ -159,6 +161,4 @@ class TD3(L.LightningModule):
     def test_step(self, batch: Episodes, batch_idx: int) -> None:
         log_episodes(self, batch, "test")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
-        checkpoint["env_steps"] = int(self.env_steps)
+    configure_callbacks = record

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_modules.trainer.compilation import compiled
 from lightning_modules.trainer.progress import log_episodes, log_metrics
+from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.flat import FlatAdam, FlatParameters
 from zoo.rl.moments import RunningMoments
@@ -86,6 +87,7 @@ class PPO(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.model_name = NAME
         self.automatic_optimization = False
         _check(self.hparams)
         self.arguments: dict[str, Any] = {
@@ -226,9 +228,7 @@ class PPO(L.LightningModule):
     def test_step(self, batch: Episodes, batch_idx: int) -> None:
         log_episodes(self, batch, "test")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"], checkpoint["arguments"] = NAME, self.arguments
-        checkpoint["env_steps"] = int(self.env_steps)
+    configure_callbacks = record
 
 
 def _check(hp: Any) -> None:

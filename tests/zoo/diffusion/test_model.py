@@ -135,7 +135,7 @@ def test_labels_steer_the_sample(conditional):
 )
 def test_a_mistake_is_told(model, options, message):
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        model.sample(**{"num_samples": 5, "steps": 5} | options)
+        model.sample(**{"n": 5, "steps": 5} | options)
     assert "\n" not in str(error.value)
 
 

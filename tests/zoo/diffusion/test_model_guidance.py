@@ -180,7 +180,7 @@ def test_a_flat_classifier_and_scale_zero_change_nothing(sampler, plain):
 )
 def test_a_mistake_is_told(kind, options, message, request):
     with pytest.raises(UserError, match=re.escape(message)) as error:
-        request.getfixturevalue(kind).sample(**{"num_samples": 5, "steps": 5} | options)
+        request.getfixturevalue(kind).sample(**{"n": 5, "steps": 5} | options)
     assert "\n" not in str(error.value)
 
 

@@ -170,9 +170,10 @@ def test_a_drift_goes_on_until_it_begins_anew():
 @pytest.mark.parametrize("options", [{}, {"kind": "deterministic"}, {"num_actions": (4,)}])
 def test_actors_act(options):
     made = actor(**({"action_low": (), "action_high": ()} if options.get("num_actions") else {}) | options).float()
-    many = torch.randn(ROWS, SIZE)
+    many = torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(0))
     actions = made.act(many)
-    assert torch.equal(made.act(many[1]), actions[1])
+    # to rounding: a processor's kernels choose by shape
+    torch.testing.assert_close(made.act(many[1]), actions[1])
     drawn = [made.act(many, explore=True, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])

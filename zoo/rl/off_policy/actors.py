@@ -4,6 +4,7 @@ import itertools
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo.rl.distributions import Categorical, Deterministic, SquashedGaussian
@@ -58,6 +59,10 @@ class Actor(Policy):
         self.trunk = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.head = nn.Linear(hidden[-1], self.distribution.outputs)
         self.in_bfloat16 = False
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two observations."""
+        return {"observations": torch.randn((2, *self.shape), generator=generator)}
 
     def forward(self, observations: Tensor) -> Tensor:
         """What the head says, (..., *observation_shape) -> (..., outputs): mu and log sigma, logits, or atanh(a)."""

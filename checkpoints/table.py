@@ -1,0 +1,49 @@
+"""The table of models: what a config.json may name. A name from a file is looked up here and never imported.
+
+Only the row that is asked for is imported: loading a policy brings in no diffusion model.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_type_hints
+
+
+class Row(NamedTuple):
+    """A model class.
+
+    Attributes:
+        source: "module:name" of a class, or of a function that builds one from plain values.
+        task: a key of `checkpoints.tasks.TASKS`.
+    """
+
+    source: str
+    task: str
+
+
+MODELS = {
+    "actor": Row("zoo.rl.off_policy.actors:Actor", "policy"),
+    "actor-critic": Row("zoo.rl.policies:ActorCritic", "policy"),
+    "cnf": Row("zoo.flows.cnf_model:cnf", "points"),
+    "glow": Row("zoo.flows.builders:glow", "points"),
+    "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),
+    "image-diffusion": Row("zoo.diffusion.model:ImageDiffusion", "images"),
+    "nice": Row("zoo.flows.builders:nice", "points"),
+    "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
+    "realnvp": Row("zoo.flows.builders:realnvp", "points"),
+}
+
+
+def builder(name: str) -> Callable[..., Any]:
+    """The class or function of a row."""
+    module, _, attribute = MODELS[name].source.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def class_of(name: str) -> type:
+    """The class that a row builds: itself, or what its function says it returns."""
+    found = builder(name)
+    made = found if inspect.isclass(found) else get_type_hints(found)["return"]
+    assert isinstance(made, type)
+    return made

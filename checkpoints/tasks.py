@@ -1,0 +1,34 @@
+"""What models are for: the Hub's name of it, the verbs that serve it, and how it is measured by default."""
+
+from typing import Any, NamedTuple
+
+from checkpoints.table import MODELS
+
+
+class Task(NamedTuple):
+    """A purpose that several model classes share.
+
+    Attributes:
+        pipeline: the Hugging Face Hub's tag.
+        verbs: what the command line does with such a model.
+        protocol: how it is measured unless its config.json says otherwise; a key of `commands.measures.PROTOCOLS`.
+    """
+
+    pipeline: str
+    verbs: tuple[str, ...]
+    protocol: str
+
+
+TASKS = {
+    "images": Task("unconditional-image-generation", ("sample", "density", "figure", "evaluate"), "samples"),
+    "points": Task("other", ("sample", "density", "figure", "evaluate"), "density"),
+    "classifier": Task("image-classification", ("evaluate",), "accuracy"),
+    "policy": Task("reinforcement-learning", ("rollout", "evaluate"), "returns"),
+}
+
+
+def task_of(model: str, arguments: dict[str, Any]) -> str:
+    """The task of a model class with these arguments: a density of points is one of images if its shape is theirs."""
+    task = MODELS[model].task
+    shape = arguments.get("shape")
+    return "images" if task == "points" and isinstance(shape, list | tuple) and len(shape) == 3 else task

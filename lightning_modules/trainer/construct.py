@@ -1,0 +1,43 @@
+"""How a LightningModule builds its model: from its own options, which the checkpoint records."""
+
+import inspect
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from checkpoints.store import load_weights
+from checkpoints.table import builder
+from lightning_modules.trainer.optimizers import check_options
+
+
+def construct(module: L.LightningModule, name: str, **given: Any) -> Any:
+    """The model of a row of the table, from the module's options that have the names of the model's arguments.
+
+    Sets `module.model_name` and `module.arguments`, what a model folder needs, and copies the weights of the option
+    `pretrained`, if the module has it.
+
+    Args:
+        module: that has called `save_hyperparameters`. name: a key of `checkpoints.table.MODELS`.
+        given: arguments of the model that are not options of the module, or take their place.
+
+    Raises:
+        UserError: naming an option of the optimizer that cannot be meant, or a `pretrained` model that does not fit.
+        ValueError: as the model's constructor.
+    """
+    options = module.hparams
+    if "weight_decay" in options:
+        check_options(options)
+    make = builder(name)
+    arguments = {key: options[key] for key in inspect.signature(make).parameters if key in options} | given
+    model: nn.Module = make(**arguments)
+    module.model_name = name  # type: ignore[assignment]
+    module.arguments = {key: plain(value) for key, value in arguments.items()}  # type: ignore[assignment]
+    if options.get("pretrained") is not None:
+        load_weights(model, options["pretrained"], name, module.arguments)  # type: ignore[arg-type]
+    return model
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON gives it back."""
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,92 @@
+"""What every checkpoint says of itself: how to rebuild the model, what trained it on what, and random states."""
+
+import json
+import os
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from checkpoints.origin import commit, versions
+from lightning_modules.trainer.construct import plain
+
+
+def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
+    """Environment steps where a module counts these, else optimizer steps."""
+    return int(getattr(pl_module, "env_steps", trainer.global_step))
+
+
+class RunRecord(Callback):
+    """Puts into each checkpoint what an exported model and a resumed run need.
+
+    model, arguments: a key of `checkpoints.table.MODELS` and the arguments of its class, as `construct` set them.
+    algorithm, paper, data, protocol, origin: see `checkpoints.catalogue.Description`.
+    random_states: of each process. Each starts from its own random numbers (Lightning seeds all alike, so that every
+    rank would draw the same noise) and finds them again after a resume.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Tensor] | None = None
+        self._made_by: dict[str, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        self._made_by = {"seed": None if seed is None else int(seed), "commit": commit(), "versions": versions()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        rank = trainer.global_rank
+        if self._restored is not None and len(self._restored["cpu"]) == trainer.world_size:
+            # PyTorch crashes on a state that is a row of a matrix: each is copied out
+            torch.set_rng_state(self._restored["cpu"][rank].clone())
+            if "cuda" in self._restored and pl_module.device.type == "cuda":
+                torch.cuda.set_rng_state(self._restored["cuda"][rank].clone(), pl_module.device)
+        elif rank:
+            torch.manual_seed(torch.initial_seed() + rank)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        module: Any = pl_module
+        data = getattr(trainer, "datamodule", None)
+        checkpoint["model"], checkpoint["arguments"] = module.model_name, module.arguments
+        checkpoint["algorithm"] = type(module).__name__
+        checkpoint["paper"] = getattr(module, "paper", "")
+        checkpoint["data"] = {} if data is None else describe_data(data)
+        # what the data can be asked goes before what the algorithm is usually asked
+        checkpoint["protocol"] = getattr(data, "protocol", "") or getattr(module, "protocol", "")
+        checkpoint["origin"] = self._made_by | {"steps": steps_done(trainer, pl_module)}
+        if hasattr(module, "env_steps"):
+            checkpoint["env_steps"] = int(module.env_steps)
+        states = {"cpu": torch.get_rng_state()}
+        if pl_module.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(pl_module.device)
+        checkpoint["random_states"] = {
+            name: trainer.strategy.all_gather(state.to(pl_module.device)).cpu().view(-1, len(state))
+            for name, state in states.items()
+        }
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._restored = checkpoint.get("random_states")
+
+
+def record(module: L.LightningModule) -> list[Callback]:
+    """A `configure_callbacks` for every module: with it a checkpoint of a plain `L.Trainer` can be exported too."""
+    return [RunRecord()]
+
+
+def describe_data(data: L.LightningDataModule) -> dict[str, Any]:
+    """{"class", "arguments"} of a DataModule, and where it has them the "levels" of grey and the "label_names"."""
+    arguments = {key: plain(value) for key, value in data.hparams.items() if _is_plain(value)}
+    described: dict[str, Any] = {"class": type(data).__name__, "arguments": arguments}
+    for name in ("levels", "label_names"):
+        if getattr(data, name, None):
+            described[name] = plain(getattr(data, name))
+    return described
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
