@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
                 guidance_rescale=args.guidance_rescale,
                 classifier=classifier,
                 generator=generator,
-                on_step=lambda _t, _x, count=count: progress.advance(count),  # type: ignore[misc]
+                on_step=lambda _t, _x, _x0, count=count: progress.advance(count),  # type: ignore[misc]
             )
             batches.append(images.cpu())
     seconds = time.perf_counter() - start

@@ -11,8 +11,8 @@ import checkpoints
 import commands.sample
 from commands.labels import label, resolve
 from tests.conftest import save_diffusion, save_noisy_classifier
-from zoo.diffusion import fast, samplers
-from zoo.diffusion.model import SAMPLERS
+from zoo.diffusion import schedules
+from zoo.diffusion.solvers import SAMPLERS
 from zoo.synthetic.shapes import COLOURS, SHAPES
 
 QUICK = ("--steps", 3, "--num-samples", 5)
@@ -38,9 +38,9 @@ def expected(folder, **options):
 
 def test_the_names_of_the_parser_are_those_of_the_library():
     assert tuple(SAMPLERS) == commands.sample.SAMPLERS
-    assert (*samplers.SPACINGS, "karras") == commands.sample.SPACINGS
+    assert (*schedules.SPACINGS, "karras") == commands.sample.SPACINGS
     process = checkpoints.load("ddpm-digits").process
-    assert all(fast.times_for(process, 5, spacing) for spacing in commands.sample.SPACINGS)
+    assert all(schedules.times_for(process, 5, spacing) for spacing in commands.sample.SPACINGS)
 
 
 # labels
