@@ -19,7 +19,7 @@ from datamodules.experience.collector import play
 from datamodules.experience.environments import make
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"zoo", "checkpoints", "lightning_modules", "datamodules", "commands", "configs"}
+PACKAGES = {"zoo", "checkpoints", "lightning_modules", "datamodules", "commands", "configs", "lightning_zoo"}
 NOT_SOURCE = (".git", ".venv", "runs", "data", "build", "dist", "*.egg-info", ".*_cache")
 # runs a command line and then says where its modules came from
 CALL = """
