@@ -26,7 +26,7 @@ from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
 from commands.evaluate import read_metrics
 from commands.training import cli as train
 from commands.training.complaints import complaint
-from commands.training.configs import name_configs
+from commands.training.configs import arrange
 from tests import runs
 from tests.runs import TINY
 from zoo.errors import UserError
@@ -354,7 +354,7 @@ def parse():
     def run(*arguments: str):
         sys.argv = ["lightning-zoo"]
         try:
-            line.parse_arguments(parser, ["fit", *name_configs(arguments)])
+            line.parse_arguments(parser, ["fit", *arrange([*arguments])])
         except (jsonargparse.ArgumentError, MisconfigurationException) as error:
             raise UserError(complaint(str(error))) from None
 
