@@ -30,6 +30,8 @@ class DDIM(L.LightningModule):
         Song et al. 2020, arXiv:2010.02502; 000_507b39bbaa34acda.txt, section 14.
     """
 
+    paper = "Song et al. 2020, arXiv:2010.02502"
+
     def __init__(
         self,
         denoiser: str = "ddpm-digits",
