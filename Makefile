@@ -8,7 +8,7 @@ help:
 	@echo "make demo    train a small model for two to six minutes, write runs/demo/samples.png"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   what the Trainer, the loader and the start-up cost; speed beside diffusers and lucidrains (hours)"
+	@echo "make bench   what the Trainer, the loader and the start-up cost; speed compared with diffusers and lucidrains (hours)"
 	@echo "make verify  measure every shipped model's card again (minutes each)"
 
 .venv/runs: pyproject.toml
