@@ -1,4 +1,4 @@
-"""What the Trainer costs: `fit` of ddpm-digits compared with a bare loop of the same update, alternating, in one process.
+"""What the Trainer costs: `fit` of ddpm-digits compared with a bare loop, alternating, in one process.
 
     python benchmarks/fit_overhead.py
 
@@ -23,10 +23,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from commands.training.cli import SaveOnInterrupt
 from datamodules import Digits
 from lightning_modules import DDPM
-from lightning_modules.trainer.callbacks import EMA
+from lightning_modules.trainer.callbacks import EMA, SaveOnInterrupt
 
 Reading = tuple[float, float]
 
