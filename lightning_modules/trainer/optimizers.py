@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from zoo.errors import UserError
 
@@ -28,7 +29,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError(f"model.learning_rate_schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
-def adamw(module: L.LightningModule) -> dict[str, Any]:
+def adamw(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
     """Fused AdamW at learning_rate * min(1, i / warmup_steps) * decay(i) in step i = 1, 2, ... of N.
 
     decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's own options say

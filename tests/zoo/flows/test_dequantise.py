@@ -90,7 +90,9 @@ def test_more_draws_raise_the_bound_towards_the_probability():
 def test_a_generator_fixes_the_noise():
     model = Flow(SHAPE, Chain([Logit(0.05), Flatten(SHAPE)]), levels=17)
     images = grid(17).float()
-    first, second = (model.log_likelihood(images, draws=2, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (
+        model.log_likelihood(images, draws=2, generator=torch.Generator().manual_seed(3)) for _ in range(2)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, model.log_likelihood(images, draws=2))
 

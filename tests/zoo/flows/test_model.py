@@ -75,7 +75,9 @@ def test_temperature_scales_the_noise():
     cool = model.sample(7, temperature=0.3, noise=noise)
     torch.testing.assert_close(cool, model.decode(0.3 * noise.double())[0].detach())
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
-    warm, cool = (model.sample(2000, temperature=t, generator=g).std(0) for t, g in zip((1.0, 0.2), generators, strict=True))
+    warm, cool = (
+        model.sample(2000, temperature=t, generator=g).std(0) for t, g in zip((1.0, 0.2), generators, strict=True)
+    )
     assert bool((cool < 0.5 * warm).all())
 
 
