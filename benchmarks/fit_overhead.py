@@ -23,10 +23,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from commands.training.cli import SaveOnInterrupt
 from datamodules import Digits
 from lightning_modules import DDPM
-from lightning_modules.trainer.callbacks import EMA, RunRecord
+from lightning_modules.trainer.callbacks import EMA, RunRecord, SaveOnInterrupt
 
 Reading = tuple[float, float]
 
