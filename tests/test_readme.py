@@ -128,6 +128,12 @@ def test_a_quick_command_runs(command, tmp_path, monkeypatch, arguments):
         assert (tmp_path / output).stat().st_size > 100
 
 
+# what a plain Trainer says of a short run
+@pytest.mark.filterwarnings(
+    "ignore:You defined a `validation_step` but have no `val_dataloader`",
+    "ignore:The number of training batches",
+    "ignore:The 'train_dataloader' does not have many workers",
+)
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_a_snippet_runs(snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
