@@ -59,18 +59,18 @@ def load_policy(model: str, device: str, environment: str | None = None) -> tupl
         raise UserError(f"{model!r} does not say in which environment it plays: pass --environment")
 
     import checkpoints
-    from datamodules.experience.environments import make, sizes
+    from datamodules.experience.environments import make, spaces_of
 
     env = make(name, arguments)
-    there = sizes(name, env.observation_space, env.action_space)
+    there = spaces_of(name, env.observation_space, env.action_space)
     env.close()
     policy: Any = checkpoints.load(model, device)
-    if policy.observation_shape != there.observation_shape:
+    if policy.observation_shape != there["observation_shape"]:
         raise UserError(
             f"{model!r} takes observations of shape {policy.observation_shape}, but those of {name} are of shape "
-            f"{there.observation_shape}"
+            f"{there['observation_shape']}"
         )
-    if (policy.num_actions, len(policy.low)) != (there.num_actions, len(there.action_low)):
+    if (policy.num_actions, len(policy.low)) != (there["num_actions"], len(there["action_low"])):
         raise UserError(f"{model!r} takes other actions than {name}: choose an environment with {policy.num_actions}")
     return policy, name, arguments
 

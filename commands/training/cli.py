@@ -44,7 +44,7 @@ from zoo.errors import UserError
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
 SIZES = (  # what a model takes from its data
     *("image_shape", "num_features", "levels", "num_classes"),
-    *("observation_shape", "num_actions", "action_low", "action_high", "total_env_steps"),
+    *("spaces", "total_env_steps"),
 )
 NEEDED = {  # what a verb calls of the model and of its data
     "fit": ("training_step", "train_dataloader"),
