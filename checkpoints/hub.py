@@ -69,18 +69,25 @@ def parse(model: str) -> tuple[str, str]:
     return repo_id, revision
 
 
-def fetch(model: str) -> Path:
+def fetch(model: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Path:
     """The folder of hf://owner/repo[@revision] in the Hub's cache, downloaded as far as it is not there yet.
 
-    Without a network, what the cache has is used. A download that was cut goes on where it stopped.
+    Without a network, what the cache has is used. A download that was cut resumes where it stopped.
+
+    Args:
+        model: hf://owner/repo[@revision].
+        token: as everywhere in huggingface_hub: by default the one that is logged in, False for none.
+        local_files_only: do not ask the Hub; use the cache.
 
     Raises:
         UserError: in one line, for everything that can go wrong; a second try starts clean.
     """
     repo_id, revision = parse(model)
+    if local_files_only:
+        return _cached(repo_id, revision, Unreachable("the Hub may not be asked (local_files_only is set)"))
     try:
         with _explained(repo_id):
-            info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
+            info = HfApi(token=token).model_info(repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
     except Unreachable as error:
         return _cached(repo_id, revision, error)
     files = {entry.rfilename: entry for entry in info.siblings or [] if entry.rfilename in FILES}
@@ -93,7 +100,7 @@ def fetch(model: str) -> Path:
     try:
         with _explained(repo_id):
             try:
-                folder = _download(repo_id, str(info.sha), files.values())
+                folder = _download(repo_id, str(info.sha), files.values(), token)
             except RevisionNotFoundError:
                 raise UserError(f"{model!r} changed while it was downloaded: try again") from None
     except Unreachable as error:
@@ -103,7 +110,15 @@ def fetch(model: str) -> Path:
     return folder
 
 
-def publish(folder: Path, repo_id: str, *, private: bool = False, dry_run: bool = False) -> dict[str, Any]:
+def publish(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    token: str | bool | None = None,
+    commit_message: str | None = None,
+) -> dict[str, Any]:
     """Sends a model folder to the Hub in one commit; creates the repository if it is not there.
 
     The card is written anew, so that it says how to load the model from there.
@@ -111,6 +126,7 @@ def publish(folder: Path, repo_id: str, *, private: bool = False, dry_run: bool 
     Args:
         folder: a model folder with its results. repo_id: owner/name. private: of a new repository.
         dry_run: only list what would be sent; nothing is asked of the Hub.
+        token: as for `fetch`. commit_message: of the one commit; by default "Publish" and the repository.
 
     Returns:
         {"url", "commit"}; for a dry run {"url", "commit": None, "files": {name: bytes}}.
@@ -126,7 +142,7 @@ def publish(folder: Path, repo_id: str, *, private: bool = False, dry_run: bool 
     for name in contents:  # a link in a stranger's folder would send a file of the user's
         if (folder / name).is_symlink() and Path(constants.HF_HUB_CACHE).resolve() not in folder.resolve().parents:
             raise UserError(f"{folder / name} is a link: put the file itself there to publish it")
-    api = HfApi()
+    api = HfApi(token=token)
     url = f"{api.endpoint}/{repo_id}"
     if dry_run:
         sizes = {name: len(it) if isinstance(it, bytes) else it.stat().st_size for name, it in contents.items()}
@@ -137,7 +153,8 @@ def publish(folder: Path, repo_id: str, *, private: bool = False, dry_run: bool 
             if private and not api.model_info(repo_id).private:
                 raise UserError(f"{repo_id} is there already, and public: change that on its page, or omit --private")
             operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=it) for name, it in contents.items()]
-            commit = api.create_commit(repo_id, operations, commit_message=f"Publish {repo_id}")
+            message = commit_message or f"Publish {repo_id}"
+            commit = api.create_commit(repo_id, operations, commit_message=message)
     except Unreachable as error:
         raise UserError(f"{error}: nothing was published, try again") from None
     return {"url": url, "commit": commit.oid}
@@ -147,7 +164,7 @@ def _cache(repo_id: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type="model")
 
 
-def _download(repo_id: str, commit: str, entries: Iterable[Any]) -> Path:
+def _download(repo_id: str, commit: str, entries: Iterable[Any], token: str | bool | None) -> Path:
     """Brings files of a commit into the Hub's cache; returns the folder that they lie in there.
 
     This is the client's own layout: blobs/<checksum>, and links to them in snapshots/<commit>. The client itself throws
@@ -166,7 +183,7 @@ def _download(repo_id: str, commit: str, entries: Iterable[Any]) -> Path:
         with WeakFileLock(lock):
             if not (folder / name).exists():
                 if not blob.exists():
-                    _complete(blob, checksum, entry.size, hf_hub_url(repo_id, name, revision=commit))
+                    _complete(blob, checksum, entry.size, hf_hub_url(repo_id, name, revision=commit), token)
                 _link(folder / name, blob)
             if not _is_right(folder / name, checksum):
                 (folder / name).resolve().unlink()
@@ -175,7 +192,7 @@ def _download(repo_id: str, commit: str, entries: Iterable[Any]) -> Path:
     return folder
 
 
-def _complete(blob: Path, checksum: str, size: int, url: str) -> None:
+def _complete(blob: Path, checksum: str, size: int, url: str, token: str | bool | None) -> None:
     """Downloads a file, going on with what an earlier try has left."""
     part = blob.with_name(f"{checksum}.incomplete")
     if part.exists() and part.stat().st_size > size:
@@ -183,7 +200,7 @@ def _complete(blob: Path, checksum: str, size: int, url: str) -> None:
     while not blob.exists():
         with part.open("ab") as file:
             begun = file.tell()
-            http_get(url, file, resume_size=begun, headers=build_hf_headers(), expected_size=size)
+            http_get(url, file, resume_size=begun, headers=build_hf_headers(token=token), expected_size=size)
         if _is_right(part, checksum):
             os.replace(part, blob)
         else:  # perhaps only what the earlier try has left

@@ -1,7 +1,7 @@
 """Fetch a model and verify it: from the Hub (hf://owner/repo[@revision]), or a shipped one by its name.
 
 Verified means: checksums, every weight present and in shape, and the stored reference output reproduced. Without --to
-the model stays in the Hub's cache. A download that was cut goes on where it stopped.
+the model stays in the Hub's cache. A download that was cut resumes where it stopped.
 """
 
 import argparse
@@ -25,21 +25,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.to is not None:
-        if os.path.lexists(args.to):
-            raise UserError(f"--to {str(args.to)!r} exists already: name a new folder")
-        if not os.path.isdir(args.to.resolve().parent):
-            raise UserError(f"--to {str(args.to)!r}: the folder {args.to.resolve().parent} does not exist")
-    folder = find(args.model)
-    check(folder)
-    if args.to is not None:
-        with made_whole(args.to) as copy:
-            for name in FILES:
-                if (folder / name).is_file():
-                    shutil.copyfile(folder / name, copy / name)
-        folder = args.to
+    folder = download(args.model, args.to)
     print(json.dumps({"output": str(folder)}) if args.json else f"verified, in {folder}")
     return 0
+
+
+def download(model: str, to: Path | None = None) -> Path:
+    """The folder of a verified MODEL: a new one if `to` is given, else where it is shipped or cached.
+
+    Raises:
+        UserError: if `to` exists or its parent does not, or as `find` and `check` do.
+    """
+    if to is not None:
+        if os.path.lexists(to):
+            raise UserError(f"--to {str(to)!r} exists already: name a new folder")
+        if not os.path.isdir(to.resolve().parent):
+            raise UserError(f"--to {str(to)!r}: the folder {to.resolve().parent} does not exist")
+    folder = find(model)
+    check(folder)
+    if to is None:
+        return folder
+    with made_whole(to) as copy:
+        for name in FILES:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, copy / name)
+    return to
 
 
 def check(folder: Path) -> None:

@@ -19,6 +19,7 @@ ARROWS = {
     "datamodules": {"zoo"},
     "configs": set(),
     "commands": {"zoo", "checkpoints", "lightning_modules", "datamodules", "configs"},
+    "lightning_zoo": {"zoo", "checkpoints", "commands"},
     "cli": {"commands"},
 }
 OURS = {*ARROWS, "tests", "benchmarks"}

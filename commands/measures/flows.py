@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 from commands.measures.common import DRAWS, Measurement, Metrics
-from commands.sample_flow import passes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +30,13 @@ def measure_density(model: "Flow", data: "Densities", say: "Say") -> Metrics:
 
     log_prob = in_batches(model)
     excess, nll = scores(model, data, say)
-    evaluations = passes(model)
+    evaluations = getattr(model, "evaluations", None)
     metrics = {"nll_minus_floor_nats": excess, "nll_nats": nll}
     say("integral")
     mass = integral(log_prob, data.mean, data.std)
     text = f"sum of p over {GRID} x {GRID} cells, {REACH:g} standard deviations of the data to each side of its mean"
     metrics["integral"] = Measurement(mass, 0.0, 1, text)
-    if hasattr(model, "cnf"):
+    if evaluations is not None:
         metrics["network_evaluations"] = Measurement(
             evaluations, 0.0, 1, "evaluations of the field that log p of the last 10,000 test points takes"
         )

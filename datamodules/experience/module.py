@@ -36,6 +36,8 @@ class Experience(L.LightningDataModule):
         validation_episodes: episodes of a validation, from fixed seeds.
     """
 
+    provides = ("spaces", "total_env_steps")
+
     def __init__(
         self,
         environment: str,

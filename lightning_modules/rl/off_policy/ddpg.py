@@ -44,8 +44,8 @@ class DDPG(L.LightningModule):
     actor_learner: Learner
     critics_loss: Loss
     actor_loss: Loss
-    paper = "arXiv:1509.02971"
     noises = 0
+    paper = "Lillicrap et al. 2015, arXiv:1509.02971"
 
     def __init__(
         self,

@@ -51,8 +51,8 @@ class SAC(L.LightningModule):
     """
 
     env_steps: Tensor
-    paper = "arXiv:1812.05905"
     noises = 2  # an update draws an action for s' and one for s
+    paper = "Haarnoja et al. 2018, arXiv:1812.05905"
 
     def __init__(
         self,

@@ -51,8 +51,8 @@ class TD3(L.LightningModule):
     actor_learner: Learner
     critics_loss: Loss
     actor_loss: Loss
-    paper = "arXiv:1802.09477"
     noises = 1  # of the target
+    paper = "Fujimoto et al. 2018, arXiv:1802.09477"
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ class PPO(L.LightningModule):
     """
 
     env_steps: Tensor
-    paper = "arXiv:1707.06347"
+    paper = "Schulman et al. 2017, arXiv:1707.06347"
 
     def __init__(
         self,
