@@ -41,6 +41,8 @@ class ClassifierGuidance(L.LightningModule):
         Dhariwal & Nichol 2021, arXiv:2105.05233, section 4; 000_507b39bbaa34acda.txt, sections 15 and 16.
     """
 
+    paper = "Dhariwal and Nichol 2021, arXiv:2105.05233"
+    protocol = "guiding"
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
     def __init__(

@@ -56,6 +56,7 @@ class DDPM(L.LightningModule):
         Ho et al. 2020, arXiv:2006.11239, algorithms 1 and 2; 000_507b39bbaa34acda.txt, section 13.
     """
 
+    paper = "Ho et al. 2020, arXiv:2006.11239"
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
     def __init__(

@@ -58,6 +58,9 @@ class ScoreMatching(L.LightningModule):
         "edm": Karras et al. 2022, arXiv:2206.00364, section 5; 000_507b39bbaa34acda.txt, section 15.
     """
 
+    paper = "Song et al. 2021, arXiv:2011.13456"
+    protocol = "score"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],

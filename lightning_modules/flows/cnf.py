@@ -64,6 +64,9 @@ class CNF(L.LightningModule):
         arXiv:2002.02798; 000_507b39bbaa34acda.txt, section 12.4 (with the sign of its trace corrected).
     """
 
+    paper = "Grathwohl et al. 2018, arXiv:1810.01367"
+    protocol = "likelihood"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,

@@ -43,6 +43,9 @@ class NICE(L.LightningModule):
         Dinh et al. 2014, arXiv:1410.8516, equations 2 to 6; 000_507b39bbaa34acda.txt, section 12.
     """
 
+    paper = "Dinh et al. 2014, arXiv:1410.8516"
+    protocol = "likelihood"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,

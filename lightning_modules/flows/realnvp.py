@@ -50,6 +50,9 @@ class RealNVP(L.LightningModule):
         000_507b39bbaa34acda.txt, section 12.
     """
 
+    paper = "Dinh et al. 2016, arXiv:1605.08803"
+    protocol = "likelihood"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,
