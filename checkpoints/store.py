@@ -19,7 +19,6 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from checkpoints.catalogue import CONFIG, REFERENCE, TRAINING, WEIGHTS, Description, describe
 from checkpoints.locate import find
-from checkpoints.origin import versions
 from checkpoints.table import MODELS, builder
 from checkpoints.whole import made_whole
 from zoo.errors import UserError
@@ -122,6 +121,8 @@ def save(
         raise UserError(f"{folder} exists already: name a new folder, or remove it first")
     if not os.path.isdir(folder.resolve().parent):
         raise UserError(f"the folder {folder.resolve().parent} does not exist: create it first")
+    from checkpoints.origin import versions
+
     _check_weights(_outline(name, arguments), state, folder)
     model = build(name, arguments)
     model.load_state_dict(state)

@@ -9,21 +9,25 @@ class Task(NamedTuple):
     """A purpose that several model classes share.
 
     Attributes:
+        noun: what such a model is, for a sentence.
         pipeline: the Hugging Face Hub's tag.
         verbs: what the command line does with such a model.
         protocol: how it is measured unless its config.json says otherwise; a key of `commands.measures.PROTOCOLS`.
     """
 
+    noun: str
     pipeline: str
     verbs: tuple[str, ...]
     protocol: str
 
 
 TASKS = {
-    "images": Task("unconditional-image-generation", ("sample", "density", "figure", "evaluate"), "samples"),
-    "points": Task("other", ("sample", "density", "figure", "evaluate"), "density"),
-    "classifier": Task("image-classification", ("evaluate",), "accuracy"),
-    "policy": Task("reinforcement-learning", ("rollout", "evaluate"), "returns"),
+    "images": Task(
+        "a model of images", "unconditional-image-generation", ("sample", "density", "figure", "evaluate"), "samples"
+    ),
+    "points": Task("a model of points", "other", ("sample", "density", "figure", "evaluate"), "density"),
+    "classifier": Task("a classifier", "image-classification", ("evaluate",), "accuracy"),
+    "policy": Task("a policy", "reinforcement-learning", ("rollout", "evaluate"), "returns"),
 }
 
 

@@ -1,6 +1,7 @@
 """Dispatches a verb to its file. Nothing heavy is imported before the verb is known."""
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -27,6 +28,7 @@ MODEL_VERBS = {
     "export": "turn a training checkpoint into a model folder",
     "demo": "train a small model for two minutes and look at what it draws",
 }
+WITH_MODEL_OPTIONS = ("sample", "density")  # the model that is named brings options of its own
 
 HELP = """usage: {program} VERB ...
 
@@ -86,12 +88,24 @@ def _run(program: str, verb: str, arguments: list[str]) -> int:
     if verb in TRAINING_VERBS:
         return importlib.import_module("commands.training.cli").run(verb, arguments)
     if verb not in MODEL_VERBS:
-        raise UserError(f"unknown verb {verb!r}; choose from {', '.join([*TRAINING_VERBS, *MODEL_VERBS])}")
+        verbs = [*TRAINING_VERBS, *MODEL_VERBS]
+        near = difflib.get_close_matches(verb, verbs, n=2, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(verbs)}"
+        raise UserError(f"unknown verb {verb!r}; {hint}")
     module = importlib.import_module(f"commands.{verb}")
-    parser = Parser(prog=f"{program} {verb}", description=module.__doc__, formatter_class=_Formatter)
+    parser = Parser(
+        prog=f"{program} {verb}", description=module.__doc__, formatter_class=_Formatter, allow_abbrev=False
+    )
     module.add_arguments(parser)
+    if verb in WITH_MODEL_OPTIONS:
+        from commands.models import parse
+
+        return module.run(parse(parser, verb, arguments))
     return module.run(parser.parse_args(arguments))
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)

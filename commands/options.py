@@ -15,18 +15,24 @@ if TYPE_CHECKING:
 MOST = 2**63 - 1  # of a 64-bit number
 
 
+def whole(text: str) -> int:
+    """An argparse type: a whole number of at most 64 bits."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+    if abs(value) > MOST:
+        raise argparse.ArgumentTypeError(f"must be at most {MOST} in size, got {value}")
+    return value
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """An argparse type: a whole number of at most 64 bits, not below `least`."""
 
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        value = whole(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
-        if value > MOST:
-            raise argparse.ArgumentTypeError(f"must be at most {MOST}, got {value}")
         return value
 
     return parse

@@ -17,6 +17,7 @@ class PointDataModule(InMemoryDataModule, abc.ABC):
     Models standardise by `mean` and `std` themselves, so that their densities are in the units of the data.
     """
 
+    provides = ("num_features", "levels", "num_classes")
     num_features: int
     num_classes = 0
     levels = 0  # continuous

@@ -25,6 +25,7 @@ class ImageDataModule(InMemoryDataModule, abc.ABC):
         seed: of the order of the training images.
     """
 
+    provides = ("image_shape", "levels", "num_classes")
     image_shape: tuple[int, int, int]
     num_classes: int | tuple[int, ...]  # of each label column
     levels: int = 256  # grey levels per channel

@@ -20,6 +20,8 @@ class Latents(L.LightningDataModule):
         num_classes: of each label column, for a model that draws its classes in turn.
     """
 
+    provides = ("image_shape", "num_classes")
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] = (1, 8, 8),

@@ -79,14 +79,18 @@ def write_animation(path: Path, model: "Flow", seed: int = 0) -> None:
         pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=80, loop=0, optimize=True)
 
 
-def in_batches(model: "Flow", label: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-    """log_prob of any number of points, on the CPU; of a conditional density, given one label (1,)."""
+def in_batches(model: Any, label: Tensor | None = None, **options: Any) -> Callable[[Tensor], Tensor]:
+    """log p of any number of points, on the CPU; of a conditional density, given one label (1,)."""
 
     def log_prob(points: Tensor) -> Tensor:
-        parts = points.to(model.like.device).split(BATCH)
-        labels = [None if label is None else label.expand(len(part)) for part in parts]
+        like = next(model.parameters())
+        generator = torch.Generator().manual_seed(0)
+        found = []
         with torch.inference_mode():
-            return torch.cat([model.log_prob(*given).cpu() for given in zip(parts, labels, strict=True)])
+            for part in points.to(like).split(BATCH):
+                labels = None if label is None else label.expand(len(part), *label.shape[1:])
+                found.append(model.log_likelihood(part, labels=labels, generator=generator, **options).cpu())
+        return torch.cat(found)
 
     return log_prob
 

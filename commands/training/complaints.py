@@ -3,15 +3,23 @@
 import difflib
 import inspect
 import re
+from collections.abc import Sequence
 
 import datamodules
 import lightning_modules
 from zoo.errors import one_line
 
 
-def complaint(text: str) -> str:
-    """What jsonargparse has to say, without its account of every type that it tried."""
+def complaint(text: str, options: Sequence[str] = ()) -> str:
+    """What jsonargparse has to say, without its account of every type that it tried.
+
+    Args:
+        options: every option that the verb knows, for the ones that it does not.
+    """
     text = one_line(text)
+    if stray := re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", text):
+        near = difflib.get_close_matches(stray[1], options, n=2, cutoff=0.7)
+        return f"unknown option {stray[1]}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help")
     of = re.search(r"class_path '?([\w.]+)'?", text)
     where = f" of {of[1]}" if of else ""
     if unknown := re.search(r"(?:Option|Key) '(.+?)' is not (?:accepted|expected)", text):

@@ -1,7 +1,8 @@
-"""Configs by their names."""
+"""The words of a command line before LightningCLI reads them: configs by name, what is added to a config."""
 
 import difflib
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,24 +11,42 @@ import yaml
 from zoo.errors import UserError, one_line
 
 
-def name_configs(arguments: list[str]) -> list[str]:
-    """Replaces `--config NAME` by the file of that name among the configs, unless there is such a file."""
-    named = [*arguments]
-    for i, argument in enumerate(arguments):
-        if argument in ("--config", "-c") and i + 1 < len(arguments):
-            named[i + 1] = str(_config(arguments[i + 1]))
-        elif argument.startswith("--config="):
-            named[i] = f"--config={_config(argument.removeprefix('--config='))}"
-    return named
+def arrange(arguments: list[str]) -> list[str]:
+    """The same command line with configs first, by their files, and with callbacks that add to those of the configs.
+
+    LightningCLI reads from left to right: an option of a model would mean nothing before the config that names the
+    model, and `--trainer.callbacks NAME` would replace the callbacks of the config, averaged weights among them.
+    """
+    configs, others = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in ("--config", "-c"):
+            configs.append(f"--config={_config(value if equals else next(words, ''))}")
+        elif option == "--trainer.callbacks":
+            value = value if equals else next(words, "")
+            adds = re.fullmatch(r"[\w.]+", value) and value != "null"
+            others.append(f"{option}{'+' if adds else ''}={value}")
+        else:
+            others.append(word)
+    return [*configs, *others]
+
+
+def config_names() -> list[str]:
+    """The names of all configs, sorted."""
+    return sorted(config.stem for config in _folder().glob("*.yaml"))
+
+
+def _folder() -> Path:
+    return Path(str(files("configs")))
 
 
 def _config(value: str) -> Path:
     """The file of a config, given by its path or by its name."""
-    folder = Path(str(files("configs")))
     # unlike Path.is_file, os.path.isfile is False for a name that is too long
-    path = Path(value) if os.path.isfile(value) else folder / f"{value}.yaml"
+    path = Path(value) if os.path.isfile(value) else _folder() / f"{value}.yaml"
     if not os.path.isfile(path):
-        names = sorted(config.stem for config in folder.glob("*.yaml"))
+        names = config_names()
         near = difflib.get_close_matches(Path(value).stem, names, n=3, cutoff=0.4) or names
         known = " or ".join(near)
         raise UserError(f"--config {value!r:.200} is neither a file nor a known config; did you mean {known}?")

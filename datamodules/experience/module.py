@@ -33,6 +33,8 @@ class Experience(L.LightningDataModule):
         validation_episodes: episodes of a validation, from fixed seeds.
     """
 
+    provides = ("observation_shape", "num_actions", "action_low", "action_high", "total_env_steps")
+
     def __init__(
         self,
         environment: str,

@@ -42,9 +42,10 @@ class ClassifierFree(L.LightningModule):
         Ho & Salimans 2022, arXiv:2207.12598, algorithm 1; 000_507b39bbaa34acda.txt, section 16.
     """
 
+    trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
+
     paper = "Ho and Salimans 2022, arXiv:2207.12598"
     protocol = "guidance"
-    trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
     def __init__(
         self,

@@ -56,8 +56,9 @@ class DDPM(L.LightningModule):
         Ho et al. 2020, arXiv:2006.11239, algorithms 1 and 2; 000_507b39bbaa34acda.txt, section 13.
     """
 
-    paper = "Ho et al. 2020, arXiv:2006.11239"
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
+
+    paper = "Ho et al. 2020, arXiv:2006.11239"
 
     def __init__(
         self,

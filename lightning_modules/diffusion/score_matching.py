@@ -18,8 +18,8 @@ from lightning_modules.diffusion.common import (
 from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.diffusion.likelihood import dequantise, log_bin_volume
-from zoo.diffusion.model import SAMPLERS
 from zoo.diffusion.parameterization import lognormal_times
+from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
 

@@ -1,11 +1,12 @@
 """What the modules' `configure_optimizers` share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from zoo.errors import UserError
 
@@ -28,7 +29,49 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise UserError(f"model.learning_rate_schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
-def adamw(module: L.LightningModule) -> dict[str, Any]:
+def settings(optimizers: Sequence[torch.optim.Optimizer]) -> list[list[dict[str, Any]]]:
+    """What each parameter group of each optimizer was made with: learning rate, weight decay, betas, ..."""
+    return [
+        [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        for optimizer in optimizers
+    ]
+
+
+def apply_settings(trainer: L.Trainer, made_with: list[list[dict[str, Any]]]) -> tuple[float, float] | None:
+    """Gives optimizers that a checkpoint has restored the settings of this run's config again, and their schedules.
+
+    An optimizer's state holds its settings too, so that a resumed run would ignore a changed learning rate.
+
+    Args:
+        made_with: `settings` before the checkpoint was restored.
+
+    Returns:
+        The first learning rate (of the checkpoint, of this run) that differs, None if none does.
+    """
+    restored = settings(trainer.optimizers)
+    for optimizer, groups in zip(trainer.optimizers, made_with, strict=True):
+        for group, fresh in zip(optimizer.param_groups, groups, strict=True):
+            group.update(fresh)
+    for config in trainer.lr_scheduler_configs:
+        scheduler: Any = config.scheduler
+        groups = scheduler.optimizer.param_groups
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            scheduler.base_lrs = [group["initial_lr"] for group in groups]
+            for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+            scheduler._last_lr = [group["lr"] for group in groups]
+        else:  # where such a schedule stands is known to its own state alone
+            before = restored[trainer.optimizers.index(scheduler.optimizer)]
+            for group, old in zip(groups, before, strict=True):
+                group["lr"], group["initial_lr"] = old["lr"], old["initial_lr"]
+    now = settings(trainer.optimizers)
+    pairs = [
+        (float(a["lr"]), float(b["lr"])) for x, y in zip(restored, now, strict=True) for a, b in zip(x, y, strict=True)
+    ]
+    return next((pair for pair in pairs if pair[0] != pair[1]), None)
+
+
+def adamw(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
     """Fused AdamW at learning_rate * min(1, i / warmup_steps) * decay(i) in step i = 1, 2, ... of N.
 
     decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's own options say

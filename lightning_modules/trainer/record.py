@@ -7,10 +7,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from checkpoints.origin import commit, versions
 from lightning_modules.trainer.construct import plain
+from lightning_modules.trainer.finite import StopUnlessFinite
+from lightning_modules.trainer.optimizers import apply_settings, settings
 
 
 def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
@@ -30,12 +33,23 @@ class RunRecord(Callback):
     def __init__(self) -> None:
         self._restored: dict[str, Tensor] | None = None
         self._made_by: dict[str, Any] = {}
+        self._resumed = False
+        self._optimizers: list[list[dict[str, Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         seed = os.environ.get("PL_GLOBAL_SEED")
         self._made_by = {"seed": None if seed is None else int(seed), "commit": commit(), "versions": versions()}
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._optimizers = settings(trainer.optimizers)  # before Lightning restores those of a checkpoint
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._resumed and (changed := apply_settings(trainer, self._optimizers)):
+            rank_zero_info(
+                f"the learning rate continues at {changed[1]:.4g}; the checkpoint had {changed[0]:.4g}: "
+                "the config's learning rate, warm-up or length of run has changed"
+            )
+        self._resumed = False
         rank = trainer.global_rank
         if self._restored is not None and len(self._restored["cpu"]) == trainer.world_size:
             # PyTorch crashes on a state that is a row of a matrix: each is copied out
@@ -67,18 +81,19 @@ class RunRecord(Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("random_states")
+        self._resumed = trainer.state.fn == "fit"
 
 
 def record(module: L.LightningModule) -> list[Callback]:
     """A `configure_callbacks` for every module: with it a checkpoint of a plain `L.Trainer` can be exported too."""
-    return [RunRecord()]
+    return [RunRecord(), StopUnlessFinite()]
 
 
 def describe_data(data: L.LightningDataModule) -> dict[str, Any]:
-    """{"class", "arguments"} of a DataModule, and where it has them the "levels" of grey and the "label_names"."""
+    """{"class", "arguments"} of a DataModule, and where it has them the "levels" of grey, "label_names", "columns"."""
     arguments = {key: plain(value) for key, value in data.hparams.items() if _is_plain(value)}
     described: dict[str, Any] = {"class": type(data).__name__, "arguments": arguments}
-    for name in ("levels", "label_names"):
+    for name in ("levels", "label_names", "columns"):
         if getattr(data, name, None):
             described[name] = plain(getattr(data, name))
     return described

@@ -64,7 +64,7 @@ def test_images_are_scored_in_bits_too(pixels, tmp_path, command):
     answer = command("density", pixels, *options, "--draws", 2)
     with torch.no_grad():
         model, generator = load(str(pixels)), torch.Generator().manual_seed(3)
-        expected = model.log_likelihood(images, 2, generator=generator).double()
+        expected = model.log_likelihood(images, draws=2, generator=generator).double()
     assert torch.equal(read(tmp_path / "d.npy"), expected)
     assert json.loads(answer.out)["bits_per_dim"] == pytest.approx(-expected.mean().item() / (64 * math.log(2)))
     assert "bits/dim" in command("density", pixels, *options[:4], "--draws", 1).out
@@ -101,9 +101,10 @@ def test_rows_that_cannot_be_scored(content, message, plane, tmp_path, refused):
     assert not (tmp_path / "density.npy").exists()
 
 
-def test_what_has_no_density_or_no_map_is_told(tiny, plane, pixels, rows, tmp_path, refused):
+def test_what_has_no_density_or_no_map_is_told(plane, pixels, rows, tmp_path, refused):
     output = ("--output", tmp_path / "d.npy")
-    assert "has no density: its class is ImageDiffusion" in refused("density", tiny, "--input", rows[1], *output)
+    policy = refused("density", "td3-pendulum", "--input", rows[1], *output)
+    assert "'td3-pendulum' is a policy: use rollout or evaluate" in policy
     assert "--input is missing" in refused("density", plane, *output)
     assert "--precision bf16 is for sampling" in refused("density", plane, "--precision", "bf16")
     assert "a density of 64 dimensions, and a map has 2" in refused("density", pixels)

@@ -17,13 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "list": ["--json"],
     "sample": [
-        "MODEL", "--num-samples", "--seed", "--output", "--sampler", "--steps", "--eta", "--spacing", "--labels",
-        "--json", "--device", "--precision", "--compile",
+        "MODEL", "--num-samples", "--seed", "--output", "--labels", "--json", "--device", "--precision", "--compile",
     ],
     "evaluate": ["MODEL", "--json", "--full", "--update", "--data", "--device", "--precision", "--compile"],
     "rollout": ["MODEL", "--episodes", "--seed", "--video", "--explore", "--environment", "--env-module", "--json"],
     "export": ["CKPT", "DIR", "--json"],
-    "density": ["MODEL", "--input", "--output", "--labels", "--draws", "--seed", "--precision", "--json", "--device"],
+    "density": ["MODEL", "--input", "--output", "--labels", "--seed", "--precision", "--json", "--device"],
     "download": ["MODEL", "--to"],
     "publish": ["MODEL", "--repo-id", "--private", "--dry-run"],
     "demo": ["--folder"],
@@ -57,11 +56,18 @@ def test_the_help_of_a_verb_explains_its_options(command, verb):
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", answer.out), option
 
 
-@pytest.mark.parametrize("verb", ["nonsense", "", "--list", "main", "train", "../cli"])
+@pytest.mark.parametrize("verb", ["nonsense", "", "--help-me", "x", "train", "../cli"])
 def test_an_unknown_verb_lists_the_known(refused, verb):
     message = refused(verb)
     assert f"unknown verb {verb!r}" in message
     assert "sample" in message
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("smaple", "sample"), ("--list", "list"), ("rolout", "rollout"), ("fti", "fit")]
+)
+def test_a_misspelt_verb_is_understood(refused, written, meant):
+    assert refused(written) == f"error: unknown verb {written!r}; did you mean {meant}?\n"
 
 
 @pytest.mark.parametrize("verb", MODEL_VERBS)

@@ -9,10 +9,9 @@ import torch
 
 import checkpoints
 import commands.sample
+from checkpoints.catalogue import CONFIG
 from commands.labels import label, resolve
 from tests.conftest import save_diffusion, save_noisy_classifier
-from zoo.diffusion import fast, samplers
-from zoo.diffusion.model import SAMPLERS
 from zoo.synthetic.shapes import COLOURS, SHAPES
 
 QUICK = ("--steps", 3, "--num-samples", 5)
@@ -36,13 +35,6 @@ def expected(folder, **options):
     return model.sample(5, generator=torch.Generator().manual_seed(0), **options).numpy()
 
 
-def test_the_names_of_the_parser_are_those_of_the_library():
-    assert tuple(SAMPLERS) == commands.sample.SAMPLERS
-    assert (*samplers.SPACINGS, "karras") == commands.sample.SPACINGS
-    process = checkpoints.load("ddpm-digits").process
-    assert all(fast.times_for(process, 5, spacing) for spacing in commands.sample.SPACINGS)
-
-
 # labels
 
 
@@ -64,6 +56,21 @@ def test_every_name_is_understood():
 def test_without_labels_a_model_with_a_null_label_draws_any(draw, free):
     np.testing.assert_array_equal(draw(free)[0], expected(free))
     np.testing.assert_allclose(draw(free, "--labels", "any")[0], expected(free), atol=1e-6)
+
+
+def test_names_of_the_users_own_classes(draw, refused, free, copy, tmp_path):
+    folder = copy(free)
+    config = json.loads((folder / CONFIG).read_text())
+    names = ["cat", "dog", "3rd", "emu", "fox"]
+    config["data"] = {"class": "ImageFolder", "arguments": {}, "label_names": [names]}
+    (folder / CONFIG).write_text(json.dumps(config))
+    by_name, _ = draw(folder, "--labels", "fox", "3rd", "any")
+    np.testing.assert_array_equal(by_name, draw(folder, "--labels", 4, 2, "any")[0])
+    assert "'dgo' is no label; did you mean dog" in refused("sample", folder, "--labels", "dgo")
+
+
+def test_a_conditional_model_draws_all_classes_in_turn(draw, conditional):
+    np.testing.assert_array_equal(draw(conditional)[0], expected(conditional, labels=torch.arange(5)))
 
 
 def test_shapes_have_names_only_where_the_data_are_shapes(refused, tmp_path):
@@ -140,16 +147,14 @@ MISTAKES = {
     "scale nan": (["FREE", "--guidance-scale", "nan"], "--guidance-scale: must be finite, got nan"),
     "scale infinite": (["FREE", "--guidance-scale", 1, "inf"], "--guidance-scale: must be finite, got inf"),
     "scale a word": (["FREE", "--guidance-scale", "much"], "--guidance-scale: must be a number, got 'much'"),
-    "scale too large": (["FREE", *GUIDED[:-1], 1e300], "guidance_scale must be finite, got inf"),
-    "nothing to guide": (["TINY", *GUIDED], "--guidance-scale has nothing to guide: .* no null label; name a --class"),
-    "no null label": (["CONDITIONAL", *GUIDED], "--guidance-scale has nothing to guide"),
-    "towards nothing": (["FREE", *QUICK, "--guidance-scale", 2], "--guidance-scale needs --labels"),
-    "interval alone": (["FREE", *QUICK, "--labels", 1, "--guidance-interval", 1, 2], "without a --guidance-scale"),
-    "interval upside down": (["FREE", *GUIDED, "--guidance-interval", 2, 1], "the lower first, got 2.0 1.0"),
+    "scale too large": (["FREE", *GUIDED[:-1], 1e300], "--guidance-scale must be finite, got inf"),
+    "nothing to guide": (["TINY", *GUIDED], "--labels must not be given: .*; name a --classifier"),
+    "no null label": (["CONDITIONAL", *GUIDED], "guid.*: this model has no null label, and there is no classifier"),
+    "towards nothing": (["FREE", *QUICK, "--guidance-scale", 2], "--labels must be given: guidance is towards a class"),
+    "interval upside down": (["FREE", *GUIDED, "--guidance-interval", 2, 1], r"the lower first, got \(2.0, 1.0\)"),
     "half an interval": (["FREE", *GUIDED, "--guidance-interval", 2], "--guidance-interval: expected 2 arguments"),
-    "rescale": (["FREE", *GUIDED, "--guidance-rescale", 1.5], "--guidance-rescale: must be between 0 and 1, got 1.5"),
-    "rescale alone": (["FREE", *QUICK, "--guidance-rescale", 0.5], "without a --guidance-scale other than 1"),
-    "unconditional": (["TINY", *QUICK, "--labels", 1], "labels must not be given.*leave --labels 1 out, or name"),
+    "rescale": (["FREE", *GUIDED, "--guidance-rescale", 1.5], "rescale must be between 0 and 1, got 1.5"),
+    "unconditional": (["TINY", *QUICK, "--labels", 1], "--labels must not be given"),
     "null by number": (["FREE", *QUICK, "--labels", 5], r"labels must lie in 0 \.\.\. 4, got 5; no label is 'any'"),
     "any without null": (["CONDITIONAL", *QUICK, "--labels", "any"], "'any' has no meaning for this model"),
     "any, misspelt": (["FREE", *QUICK, "--labels", "eny"], "'eny' is no label; did you mean any?"),
@@ -166,19 +171,19 @@ MISTAKES = {
     "unknown classifier": (["TINY", "--classifier", "noisy"], "unknown model 'noisy'"),
     "the judge guides": (
         ["TINY", *QUICK, "--classifier", "classifier-digits", "--labels", 1],
-        "--classifier 'classifier-digits' does not read noised images: its class is ImageClassifier",
+        "--classifier 'classifier-digits' is no classifier of noised images",
     ),
-    "no label for it": (["TINY", *QUICK, "--classifier", "NOISY"], "labels must be given: a classifier guides towards"),
+    "no label for it": (["TINY", *QUICK, "--classifier", "NOISY"], "--labels must be given: a classifier guides"),
     "no such class": (["TINY", *QUICK, "--classifier", "NOISY", "--labels", 5], r"must lie in 0 \.\.\. 4, got 5"),
     "any class": (["TINY", *QUICK, "--classifier", "NOISY", "--labels", "any"], "'any' has no meaning"),
     "interval for it": (
         ["TINY", *GUIDED, "--classifier", "NOISY", "--guidance-interval", 1, 2],
-        "--guidance-interval must not be given with --classifier",
+        "--guidance-interval .*must not be given with a classifier",
     ),
-    "conditional": (["CONDITIONAL", *GUIDED, "--classifier", "NOISY"], "classifier must not be given: this model is"),
-    "another size": (["TINY", *GUIDED, "--classifier", "SIZE"], r"classifier must read images of shape \(3, 8, 4\)"),
-    "another noise": (["TINY", *GUIDED, "--classifier", "NOISE"], "classifier must be trained on the noise of this"),
-    "a classifier draws": (["NOISY", *QUICK], "does not draw images: its class is NoisyClassifier"),
+    "conditional": (["CONDITIONAL", *GUIDED, "--classifier", "NOISY"], "--classifier must not be given: this model is"),
+    "another size": (["TINY", *GUIDED, "--classifier", "SIZE"], r"--classifier must read images of shape \(3, 8, 4\)"),
+    "another noise": (["TINY", *GUIDED, "--classifier", "NOISE"], "--classifier must be trained on the noise of this"),
+    "a classifier draws": (["NOISY", *QUICK], "tiny-noisy' is a classifier: use evaluate"),
 }  # fmt: skip
 
 

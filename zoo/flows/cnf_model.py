@@ -27,6 +27,11 @@ class ContinuousFlow(Flow):
     def cnf(self) -> CNF:
         return self.bijection.bijections[self._before]  # type: ignore[index, return-value]
 
+    @property
+    def evaluations(self) -> int:
+        """How often the latest pass evaluated the field."""
+        return int(self.cnf.evaluations)
+
     def flow_matching_loss(
         self,
         x: Tensor,

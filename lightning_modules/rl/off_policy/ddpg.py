@@ -49,8 +49,9 @@ class DDPG(L.LightningModule):
         Lillicrap et al. 2015, arXiv:1509.02971, algorithm 1; 000_507b39bbaa34acda.txt, equations 26 to 29.
     """
 
-    paper = "Lillicrap et al. 2015, arXiv:1509.02971"
     env_steps: Tensor
+
+    paper = "Lillicrap et al. 2015, arXiv:1509.02971"
 
     def __init__(
         self,

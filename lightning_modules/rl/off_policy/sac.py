@@ -42,8 +42,9 @@ class SAC(L.LightningModule):
         003_679b8cdb08266a71.txt has a value network beside and no temperature: the older form, arXiv:1801.01290.
     """
 
-    paper = "Haarnoja et al. 2018, arXiv:1812.05905"
     env_steps: Tensor
+
+    paper = "Haarnoja et al. 2018, arXiv:1812.05905"
 
     def __init__(
         self,

@@ -52,9 +52,10 @@ class TD3(L.LightningModule):
         Fujimoto et al. 2018, arXiv:1802.09477, algorithm 1; 000_507b39bbaa34acda.txt, section 6.
     """
 
-    paper = "Fujimoto et al. 2018, arXiv:1802.09477"
     env_steps: Tensor
     updates: Tensor
+
+    paper = "Fujimoto et al. 2018, arXiv:1802.09477"
 
     def __init__(
         self,

@@ -52,8 +52,9 @@ class PPO(L.LightningModule):
         Schulman et al. 2017, arXiv:1707.06347; docs/rl.md lists the details of the implementation.
     """
 
-    paper = "Schulman et al. 2017, arXiv:1707.06347"
     env_steps: Tensor
+
+    paper = "Schulman et al. 2017, arXiv:1707.06347"
 
     def __init__(
         self,

@@ -12,7 +12,8 @@ from torch import nn
 
 import checkpoints
 from datamodules.loader import InMemoryLoader
-from lightning_modules.trainer.callbacks import EMA, LearningCurves, Predictions, RunRecord, SamplePictures
+from lightning_modules.trainer.callbacks import EMA, LearningCurves, Predictions, SamplePictures
+from lightning_modules.trainer.record import RunRecord
 from tests.runs import fit, read
 from zoo.errors import UserError
 from zoo.pictures import image_grid
@@ -273,7 +274,7 @@ def test_a_checkpoint_says_where_it_came_from(tiny_run):
 
 def record(rank, world_size, restored=None):
     """The random numbers of a process after its `on_train_start`."""
-    callback = RunRecord({})
+    callback = RunRecord()
     trainer, module = SimpleNamespace(global_rank=rank, world_size=world_size), L.LightningModule()
     if restored is not None:
         callback.on_load_checkpoint(trainer, module, {"random_states": {"cpu": restored}})

@@ -1,0 +1,108 @@
+"""What this project adds to a Trainer: loggers, callbacks, precision, whole checkpoints."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from checkpoints.whole import written_whole
+from commands.training.runs import INTERRUPTED, LAST, keep_rows
+from lightning_modules.trainer.callbacks import LearningCurves, Predictions, SaveOnInterrupt
+from lightning_modules.trainer.progress import EnvStepBar, EnvStepCheckpoint
+from zoo.errors import UserError
+
+
+def callbacks(verb: str, module: L.LightningModule, root: Path, options: Namespace) -> list[Callback]:
+    """The callbacks that every run has beside those of its config.
+
+    Args:
+        verb: fit, validate, test or predict. root: the run folder. options: those of the verb.
+    """
+    plays = hasattr(module, "env_steps")  # progress is counted in environment steps
+    added: list[Callback] = []
+    if options.trainer.enable_progress_bar is not False:
+        added.append(EnvStepBar() if plays else EpochBar(refresh_rate=10))
+    if verb == "predict":
+        added.append(Predictions())
+    if verb != "fit" or options.trainer.fast_dev_run:
+        return added
+    added.append(LearningCurves())
+    if plays:
+        added.append(EnvStepCheckpoint(root / LAST, options.save_every_n_env_steps))
+    else:
+        stem, every = LAST.removesuffix(".ckpt"), options.save_every_n_epochs
+        added.append(ModelCheckpoint(root, filename=stem, every_n_epochs=every, enable_version_counter=False))
+    added.append(SaveOnInterrupt(root / INTERRUPTED))
+    return added
+
+
+def loggers(module: L.LightningModule, root: Path, wandb: bool, resumed: dict[str, Any] | None) -> list[Logger]:
+    """CSV and TensorBoard logs in the run folder, and Weights & Biases if asked for.
+
+    Args:
+        resumed: the checkpoint that the run goes on from: its log keeps the rows up to there.
+    """
+    # a step here may be thousands of environment steps: Lightning would write at multiples of 100 only
+    every = 1 if hasattr(module, "env_steps") else 100
+    csv_logger = CSVLogger(root, name="", version="", flush_logs_every_n_steps=every)
+    if resumed is not None and not is_worker():
+        done = resumed.get("env_steps", resumed["global_step"] - 1) + 1
+        keep_rows(csv_logger, root / "metrics.csv", done)
+    made: list[Logger] = [csv_logger, TensorBoardLogger(root, name="", version="")]
+    if wandb:
+        if importlib.util.find_spec("wandb") is None:
+            raise UserError("--wandb true needs Weights & Biases: pip install wandb")
+        from lightning.pytorch.loggers import WandbLogger
+
+        made.append(WandbLogger(save_dir=root, name=root.name, project="lightning-zoo"))
+    return made
+
+
+def check_precision(module: L.LightningModule, precision: str | int | None) -> None:
+    """Refuses a precision in which a method does not learn.
+
+    Weights in 16 bits lose the small changes of an optimizer. Denoisers and classifiers tolerate it, as their modules
+    say with `trains_in_bfloat16`; likelihoods and policies do not.
+
+    Raises:
+        UserError: naming a precision that works.
+    """
+    if str(precision) in ("16-true", "bf16-true") and not getattr(module, "trains_in_bfloat16", False):
+        raise UserError(
+            f"trainer.precision {precision} keeps the weights themselves in 16 bits, too few to train "
+            f"{type(module).__name__}: use 32-true or bf16-mixed"
+        )
+
+
+def is_worker() -> bool:
+    """Whether this is a process that DDP started beside the first one."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar, without a last epoch where the run has none."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        endless = (self.trainer.max_epochs or -1) < 0
+        return f"Epoch {current_epoch}" if endless else super()._get_train_description(current_epoch)
+
+
+class ConfigOfRun(SaveConfigCallback):
+    """Writes the whole resolved config of a `fit` into its run folder; other verbs leave no trace there."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.config.ckpt_path = None  # how a run went on is no part of its config
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(folder / self.config_filename) as beside:
+            beside.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
