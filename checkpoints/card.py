@@ -130,14 +130,11 @@ def _use_of_sampler(described: Description, model: str) -> str:
     what = "images" if images else "points"
     shape = ", ".join(str(int(size)) for size in _shape(described))
     python = [f'model = load("{model}")']
-    given = ""
+    given = "generator=torch.Generator().manual_seed(0)"
     if columns:
         python.append(f"labels = torch.tensor([{[0] * len(columns) if len(columns) > 1 else 0}] * 16)")
-        given = "labels=labels, " + "guidance_scale=2.0, " * bool(guided)
-    python.append(
-        f"{what} = model.sample(16, {given}generator=torch.Generator().manual_seed(0))  # (16, {shape})"
-        + " in [-1, 1]" * images
-    )
+        given = "labels=labels" + ", guidance_scale=2.0" * bool(guided)
+    python.append(f"{what} = model.sample(16, {given})  # (16, {shape})" + " in [-1, 1]" * images)
     if described.protocol in EXACT and hasattr(kind, "log_likelihood"):
         if shape == "2":
             bash.append(f"lightning-zoo density {model} --output density.png")
