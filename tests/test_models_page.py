@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
 OPENING = """# All models
 
-Each name leads to the model's card, which has every number, how it was measured, and how to use the model. A number is a mean
-with its standard error over test data, samples or episodes of the one training seed that ships. The last column has the
-mean and the standard deviation over all training seeds, where there are several. `python -m tests.test_models_page` writes
-this page.
+Each name leads to the model's card, which has every number, how it was measured, and how to use the model. A number is
+a mean with its standard error over test data, samples or episodes, of the one training seed that ships. Where there are
+several training seeds, a column has the mean and the standard deviation over them, and how many they are.
+`python -m tests.test_models_page` writes this page.
 
 | model | algorithm | data | first number of the card | | over training seeds | size |
 | --- | --- | --- | --- | --- | --- | --- |
