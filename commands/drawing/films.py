@@ -185,7 +185,7 @@ def as_pixels(drawn: Any) -> Pixels:
         )
     if array.dtype != np.uint8:
         array = array.astype(np.float64)
-        array = array * 255 if 0 <= array.min() and array.max() <= 1 else array
+        array = array * 255 if array.min() >= 0 and array.max() <= 1 else array
         if not (array.min() >= 0 and array.max() <= 255):  # also for NaN
             found = f"{array.min():g} ... {array.max():g}"
             raise UserError(f"the environment draws pictures with numbers {found}, but a film needs 0 ... 255")
