@@ -7,8 +7,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_modules.diffusion.common import log_rarely
 from lightning_modules.flows import common as likelihood
+from lightning_modules.trainer.log import log_rarely
 from lightning_modules.trainer.optimizers import adamw, check_options
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError

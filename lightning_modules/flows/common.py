@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from checkpoints import load_weights
-from lightning_modules.diffusion.common import log_rarely
+from lightning_modules.trainer.log import log_rarely
 from zoo.errors import UserError
 from zoo.flows.dequantise import dequantise
 from zoo.flows.model import Flow
