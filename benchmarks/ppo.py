@@ -1,11 +1,11 @@
-"""Environment steps a second of whole PPO training, beside Stable-Baselines3: same networks, same hyperparameters.
+"""Environment steps a second of whole PPO training, compared with Stable-Baselines3: same networks and hyperparameters.
 
     python -m benchmarks.ppo cartpole --runs 3
 
-Each run is a process of its own, one thread, the sides in turn: ours through the Trainer, a bare loop over the same
-collector and the same gradient (what the Trainer costs), and theirs. `steady` leaves out the first tenth of a run and
-with it compiling; `whole` is the time of `fit` from its first rollout to its end, compiling included. Processor time
-is given beside wall time, since another program on the machine slows the one and hardly the other.
+Each run is a process of its own with one thread, the sides in turn: ours through the Trainer, a bare loop over the same
+collector and gradient (which shows what the Trainer costs), and theirs. `steady` leaves out the first tenth of a run,
+and compiling with it; `whole` is the time of `fit` from its first rollout to its end, compiling included. Both CPU and
+wall time are given: another program on the machine slows the latter and hardly the former.
 """
 
 import argparse
@@ -27,12 +27,12 @@ COMMON: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.95, "learning_rate": 3e-4, "total": 60_000, "vectorization": "sync",
     },
 }  # fmt: skip
-# what our configs do: as many rows a rollout, from 16 environments
+# as in our configs: as many rows a rollout, from 16 environments
 COMMON["halfcheetah-16"] = COMMON["halfcheetah"] | {"num_envs": 16, "steps": 128}
 
 
 class Clock:
-    """Reads wall and processor time when the first step, a tenth, and all of the steps are done."""
+    """Reads wall and CPU time when the first step, a tenth, and all of the steps are done."""
 
     def __init__(self, total: int) -> None:
         self.total, self.marks = total, []  # type: ignore[var-annotated]
