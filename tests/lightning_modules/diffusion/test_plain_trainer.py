@@ -50,5 +50,5 @@ def test_images_need_no_labels_and_no_levels(kind, tmp_path):
     if kind is ScoreMatching:
         assert "test/nll_nats" in trainer.test(module, loader, verbose=False)[0]
     else:
-        with pytest.raises(ValueError, match="model.levels must be at least 2 for a bound in bits, got 0"):
+        with pytest.raises(ValueError, match="must be at least 2 for a bound in bits, got 0"):
             trainer.test(module, loader, verbose=False)
