@@ -33,7 +33,7 @@ class ClassifierFree(L.LightningModule):
 
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
-    paper = "Ho & Salimans 2022, arXiv:2207.12598"
+    paper = "Ho and Salimans 2022, arXiv:2207.12598"
     protocol = "guidance"
 
     def __init__(

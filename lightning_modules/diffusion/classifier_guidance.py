@@ -46,7 +46,7 @@ class ClassifierGuidance(L.LightningModule):
 
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
-    paper = "Dhariwal & Nichol 2021, arXiv:2105.05233"
+    paper = "Dhariwal and Nichol 2021, arXiv:2105.05233"
     protocol = "guiding"
 
     def __init__(

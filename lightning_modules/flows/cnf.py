@@ -63,6 +63,7 @@ class CNF(L.LightningModule):
     """
 
     paper = "Grathwohl et al. 2019, arXiv:1810.01367; Lipman et al. 2023, arXiv:2210.02747"
+    protocol = "likelihood"
 
     def __init__(
         self,
