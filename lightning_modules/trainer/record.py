@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from checkpoints.origin import commit, versions
+from checkpoints.tasks import TASKS, task_of
 from lightning_modules.trainer.construct import plain
 from lightning_modules.trainer.finite import StopUnlessFinite
 from lightning_modules.trainer.optimizers import apply_settings, settings
@@ -66,8 +67,10 @@ class RunRecord(Callback):
         checkpoint["algorithm"] = type(module).__name__
         checkpoint["paper"] = getattr(module, "paper", "")
         checkpoint["data"] = {} if data is None else describe_data(data)
-        # what the data can be asked goes before what the algorithm is usually asked
-        checkpoint["protocol"] = getattr(data, "protocol", "") or getattr(module, "protocol", "")
+        # what the data can be asked goes before what the algorithm is usually asked, where the task allows it
+        allowed = TASKS[task_of(module.model_name, module.arguments)].protocols
+        named = [getattr(owner, "protocol", "") for owner in (data, module)]
+        checkpoint["protocol"] = next((name for name in named if name in allowed), allowed[0])
         checkpoint["origin"] = self._made_by | {"steps": steps_done(trainer, pl_module)}
         if hasattr(module, "env_steps"):
             checkpoint["env_steps"] = int(module.env_steps)

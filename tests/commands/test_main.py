@@ -149,6 +149,16 @@ def test_sample_needs_little_more_than_torch(tiny, tmp_path, ending):
     assert modules & {"lightning", "torchvision", "torchmetrics", "matplotlib", "huggingface_hub", "sklearn"} == set()
 
 
+def test_evaluate_loads_what_the_model_needs_and_no_more():
+    """At most 25 of our files, so that a policy brings in no images and an environment no flows."""
+    modules = imported_by("evaluate", "ppo-cartpole")
+    ours = {name for name in modules if name.split(".")[0] in ("zoo", "checkpoints", "commands", "datamodules")}
+    files = {name for name in ours if (ROOT / f"{name.replace('.', '/')}.py").is_file()}
+    assert "zoo.rl.policies" in files
+    assert len(files) <= 25, sorted(files)
+    assert not [name for name in modules if name.startswith("lightning_modules")]
+
+
 def test_root_cli_is_the_same_door(tmp_path):
     answer = python(ROOT / "cli.py", "list", cwd=tmp_path)
     assert answer.returncode == 0
