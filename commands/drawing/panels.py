@@ -44,7 +44,7 @@ def draw(path: Path, panels: list[Panel]) -> None:
 
     grids = [image_grid(p.images, p.columns, max(1, -(-CELL // p.images.shape[-1]))) for p in panels]
     titles = [_wrapped(p.title, grid.shape[1] + _left(p)) for p, grid in zip(panels, grids, strict=True)]
-    above = max(LINE * (len(title) + bool(p.column_names)) + MARGIN for p, title in zip(panels, titles, strict=True))
+    above = max(LINE * (len(title) + _name_lines(p)) + MARGIN for p, title in zip(panels, titles, strict=True))
     width = sum(_left(p) + grid.shape[1] + MARGIN for p, grid in zip(panels, grids, strict=True)) + MARGIN
     height = above + max(grid.shape[0] for grid in grids) + MARGIN
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
@@ -56,7 +56,7 @@ def draw(path: Path, panels: list[Panel]) -> None:
         axes.imshow(grid, interpolation="nearest", aspect="auto")
         axes.axis("off")
         middle = x + (columns - _left(panel)) / 2
-        top = above - LINE * bool(panel.column_names) - MARGIN / 2
+        top = above - LINE * _name_lines(panel) - MARGIN / 2
         figure.text(middle / width, 1 - top / height, "\n".join(title), ha="center", va="bottom", fontsize=POINTS)
         for i, name in enumerate(panel.column_names):
             centre = x + (i + 0.5) * columns / len(panel.column_names)
@@ -69,6 +69,10 @@ def draw(path: Path, panels: list[Panel]) -> None:
         x += columns + MARGIN
     with written_whole(path) as beside:
         figure.savefig(beside)
+
+
+def _name_lines(panel: Panel) -> int:
+    return max((1 + name.count("\n") for name in panel.column_names), default=0)
 
 
 def _left(panel: Panel) -> int:

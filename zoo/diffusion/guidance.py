@@ -14,7 +14,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.diffusion.autograd import vector_jacobian
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser
 
@@ -145,6 +144,8 @@ def log_prob_gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:
 
     The log-probability of one sample must not depend on another one: no batch normalisation in training mode.
     """
+    from zoo.diffusion.autograd import vector_jacobian
+
     _, (gradient,) = vector_jacobian(lambda leaf: log_prob(leaf, t), x, [torch.ones(len(x), device=x.device)])
     return gradient
 

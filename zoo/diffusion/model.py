@@ -1,13 +1,14 @@
-"""The image diffusion model: a U-Net, its noise process and its parameterisation, ready to sample."""
+"""The image diffusion model: a U-Net, its noise process and its parameterisation, ready to sample.
+
+What only likelihoods and scores need is imported where it is used: sampling loads little.
+"""
 
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from zoo.diffusion import score
-from zoo.diffusion.bound import Bound, variational_bound
 from zoo.diffusion.checks import check_conditions, check_guidance, whole_labels
 from zoo.diffusion.guidance import (
     Classifier,
@@ -17,7 +18,6 @@ from zoo.diffusion.guidance import (
     clipped,
     log_prob_gradient,
 )
-from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood
 from zoo.diffusion.losses import denoising_loss
 from zoo.diffusion.parameterization import check, network_input, prediction_to_x0
 from zoo.diffusion.process import NoiseProcess
@@ -27,6 +27,9 @@ from zoo.diffusion.solvers import SamplerName, sampler_of
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, label_columns
 from zoo.random import normal
+
+if TYPE_CHECKING:
+    from zoo.diffusion.bound import Bound
 
 
 class ImageDiffusion(nn.Module):
@@ -229,8 +232,10 @@ class ImageDiffusion(nn.Module):
         *,
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Bound:
+    ) -> "Bound":
         """Upper bound of -log p(x0) in nats, (B,) a term, x_0 clipped; see `zoo.diffusion.bound.variational_bound`."""
+        from zoo.diffusion.bound import variational_bound
+
         return variational_bound(self.denoiser(labels), self.process, x0, levels=levels, generator=generator)
 
     @torch.no_grad()
@@ -270,6 +275,8 @@ class ImageDiffusion(nn.Module):
         References:
             See `zoo.diffusion.likelihood.log_likelihood`; the bound: Theis et al. 2016, arXiv:1511.01844, section 3.1.
         """
+        from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood
+
         if levels < 0 or levels == 1:
             raise UserError(f"levels must be 0 or at least 2, got {levels!r}")
         if draws < 1:
@@ -292,7 +299,9 @@ class ImageDiffusion(nn.Module):
 
     def score(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """grad log p_t(x_t), (B, C, H, W), for t above 0; see `zoo.diffusion.score.score`."""
-        return score.score(self.denoiser(labels, clip=False), self.process, x_t, t)
+        from zoo.diffusion.score import score
+
+        return score(self.denoiser(labels, clip=False), self.process, x_t, t)
 
     def extra_repr(self) -> str:
         return (

@@ -57,6 +57,11 @@ class Flow(nn.Module):
         """(C, H, W), or None of a density of points."""
         return self.shape if len(self.shape) == 3 else None
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of the noise of one x."""
+        return (self.dims,)
+
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """As `log_prob`."""
         return self.log_prob(x, labels)
