@@ -72,7 +72,7 @@ def measure(algorithm: str, period: int, turns: int, precision: str) -> Turns:
     data = Replay(
         ENVIRONMENT, total, seed=0, warmup_env_steps=WARMUP, update_every=period, rounds_per_batch=TURN // period
     )
-    model = getattr(lightning_modules, algorithm.upper())(*data.sizes, total, compile=True)
+    model = getattr(lightning_modules, algorithm.upper())(data.spaces, total, compile=True)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "accelerator": "cpu", "devices": 1, "limit_val_batches": 0}
     L.Trainer(max_epochs=1, precision=precision, callbacks=[turn], **quiet).fit(model, datamodule=data)

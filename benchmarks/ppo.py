@@ -69,7 +69,7 @@ def ours(o: dict[str, Any]) -> dict[str, float]:
 
     data = Experience(o["environment"], o["total"], o["num_envs"], o["steps"], o["vectorization"], seed=0)
     names = ("gamma", "gae_lambda", "epochs", "learning_rate")
-    model = PPO(*data.sizes, o["total"], minibatch_size=o["batch"], compile=True, **{name: o[name] for name in names})
+    model = PPO(data.spaces, o["total"], minibatch_size=o["batch"], compile=True, **{name: o[name] for name in names})
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     options |= {"enable_model_summary": False, "accelerator": "cpu", "callbacks": [Timing()], "limit_val_batches": 0}
     L.Trainer(max_epochs=1, **options).fit(model, datamodule=data)
@@ -81,20 +81,20 @@ def bare(o: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from datamodules.experience.collector import Collector
-    from datamodules.experience.environments import make_vector, sizes
+    from datamodules.experience.environments import make_vector, spaces_of
     from zoo.rl.flat import FlatAdam, FlatParameters
     from zoo.rl.on_policy.ppo import ppo_loss, rows_of
     from zoo.rl.policies import ActorCritic
 
     clock = Clock(o["total"])
     envs = make_vector(o["environment"], o["num_envs"], o["vectorization"], None)
-    policy = ActorCritic(*sizes(o["environment"], envs.single_observation_space, envs.single_action_space))
+    policy = ActorCritic(**spaces_of(o["environment"], envs.single_observation_space, envs.single_action_space))
     flat = FlatParameters(policy)
     optimizer, one, clip = FlatAdam(flat.vector, o["learning_rate"]), torch.ones(()), torch.tensor(0.2)
-    options: dict[str, Any] = {"value_weight": 0.5, "entropy_weight": 0.0, "value_clip": None}
+    options: dict[str, Any] = {"policy": policy, "value_weight": 0.5, "entropy_weight": 0.0, "value_clip": None}
 
-    def gradient(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return flat.gradient(lambda p: ppo_loss(p, policy, matrix, clip, normalize_advantages=True, **options))
+    def gradient(matrix: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return flat.gradient(lambda p: ppo_loss(p, matrix, clip, normalize_advantages=True, **options))
 
     compiled = torch.compile(gradient, fullgraph=True, options={"cpp_wrapper": True})
     collector, steps = Collector(envs, o["steps"]), 0
