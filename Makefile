@@ -1,12 +1,13 @@
-# make demo | test | lint | bench | verify. Each sets up what it needs in .venv.
+# make demo | test | test-all | lint | bench | verify. Each sets up what it needs in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench verify clean
+.PHONY: help setup demo test test-all lint bench verify clean
 
 help:
 	@echo "make demo    train a small model for two to six minutes, write runs/demo/samples.png"
 	@echo "make test    run the tests"
+	@echo "make test-all    run them at full size: 24 kills, 11,000 fuzzed files, every command of every page"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   what the Trainer, the loader and the start-up cost; speed beside diffusers and lucidrains (hours)"
 	@echo "make verify  measure every shipped model's card again (minutes each)"
@@ -27,6 +28,9 @@ demo: setup
 
 test: .venv/checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-all: .venv/checks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "" -o faulthandler_timeout=3600
 
 lint: .venv/checks
 	$(BIN)/ruff check .

@@ -168,25 +168,18 @@ def draw_denoising(model: Any, args: argparse.Namespace) -> Numbers:
     """x_t and the estimate of x_0 at ten times of a DDIM run."""
     import torch
 
-    from zoo.diffusion import samplers
-
-    process, device = model.process, next(model.parameters()).device
-    times = samplers.timesteps(process.num_timesteps, min(50, process.num_timesteps))
-    shown = {times[round(i * (len(times) - 2) / 8)] for i in range(9)}
-    denoise = model.denoiser(model.labels_in_turn(torch.arange(4, device=device)))
-    noisy: list[Tensor] = []
+    steps = min(50, model.process.num_timesteps)
+    noisy = [_latents(model, 4, args.seed)]
     clean: list[Tensor] = []
 
-    def watched(x_t: "Tensor", t: "Tensor") -> "Tensor":
-        x0 = denoise(x_t, t)
-        if int(t[0]) in shown:
-            noisy.append(x_t.cpu())
-            clean.append(x0.cpu())
-        return x0
+    def watch(t: int, x: "Tensor", x0: "Tensor") -> None:
+        noisy.append(x)
+        clean.append(x0)
 
-    with torch.inference_mode():
-        x = samplers.ddim(watched, process, _latents(model, 4, args.seed), times).cpu()
-    lines = [torch.stack([*run, x], dim=1) for run in (noisy, clean)]  # each (4, 10, C, H, W)
+    labels = model.labels_in_turn(torch.arange(4))
+    model.sample(4, labels=labels, steps=steps, noise=noisy[0], on_step=watch)
+    shown = [round(i * (steps - 1) / 8) for i in range(9)]
+    lines = [torch.stack([*(run[i] for i in shown), noisy[-1]], dim=1).cpu() for run in (noisy, clean)]
     _grid(args.output, torch.stack(lines, dim=1).flatten(0, 2), columns=10)
     return []
 
@@ -210,7 +203,8 @@ def draw_inversion(model: Any, args: argparse.Namespace) -> Numbers:
     """Ten test images, and their round trips: a line for each number of steps."""
     import torch
 
-    from zoo.diffusion import samplers
+    from zoo.diffusion.samplers import ddim, ddim_invert
+    from zoo.diffusion.schedules import timesteps
 
     data = _data(model, args.model)
     process, device = model.process, next(model.parameters()).device
@@ -219,8 +213,8 @@ def draw_inversion(model: Any, args: argparse.Namespace) -> Numbers:
     lines, numbers = [images.cpu()], []
     with torch.inference_mode():
         for steps in [steps for steps in INVERTED if steps <= process.num_timesteps]:
-            times = samplers.timesteps(process.num_timesteps, steps)
-            back = samplers.ddim(denoise, process, samplers.ddim_invert(denoise, process, images, times), times)
+            times = timesteps(process.num_timesteps, steps)
+            back = ddim(denoise, process, ddim_invert(denoise, process, images, times), times)
             lines.append(back.cpu())
             numbers.append({"steps": steps, "mean_squared_error": (back - images).square().mean().item()})
     _grid(args.output, torch.cat(lines), columns=10)

@@ -23,6 +23,7 @@ class Shapes(ImageDataModule):
     image_shape = (3, 32, 32)
     num_classes = (len(SHAPES), len(COLOURS))
     label_names = (SHAPES, COLOURS)
+    protocol = "shapes"
     num_val, num_test = 1000, 2000
 
     def __init__(

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,8 @@ from checkpoints.catalogue import ANIMATION, CARD, CLIP, PICTURE, RESULTS, TRAIN
 from commands.main import main
 
 pytest_plugins = ["tests.hub_server"]
+
+LIMIT_S, SLOW_LIMIT_S = 300, 3000  # ten times what the longest test takes on a busy machine
 
 ORIGIN = {"seed": 7, "commit": "0" * 40, "steps": 3, "data": "digits"}
 
@@ -48,6 +52,26 @@ def save_flow(folder: Path, name: str, origin: dict | None = None, **arguments) 
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     checkpoints.save(folder, name, arguments, model.state_dict(), ORIGIN | (origin or {}))
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def limited(item: pytest.Item) -> Generator[None]:
+    """Ends a test that hangs, wherever Python waits; `faulthandler_timeout` ends the process where it does not."""
+    limit = SLOW_LIMIT_S if item.get_closest_marker("slow") else LIMIT_S
+
+    def end(*_: object) -> None:
+        pytest.fail(f"still running after {limit} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(limit)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+pytest_runtest_setup = pytest_runtest_call = pytest_runtest_teardown = limited
 
 
 class Payload:

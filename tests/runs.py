@@ -21,7 +21,8 @@ DDP = ("--trainer.devices", 2, "--trainer.strategy", "ddp", "--model.augmentatio
 
 # a server that has imported everything and done nothing: its processes start at once, and never inherit a thread
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
+LATE = ["commands.training.cli", "matplotlib.backends.backend_agg", "sklearn.datasets", "torch.utils.tensorboard"]
+PROCESSES.set_forkserver_preload([__name__, *LATE])
 
 
 def command(log: Path, arguments: list[str]) -> None:

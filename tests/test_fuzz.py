@@ -1,6 +1,6 @@
 """Files as chance makes them: each is read or refused in one line; nothing is imported, run or written elsewhere.
 
-11,000 inputs in all, the same in every run.
+The same inputs in every run: a handful of each kind, and 11,000 in all under the marker `slow`.
 """
 
 import contextlib
@@ -31,14 +31,16 @@ from tests import runs
 from tests.runs import TINY
 from zoo.errors import UserError
 
-COUNTS = {"config": 2000, "results": 4400, "weights": 4000, "yaml": 585, "command line": 15}
-assert sum(COUNTS.values()) >= 10_000
+
+def counts(few, many):
+    """Runs a test with a few inputs, and with many where the slow tests run."""
+    return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
-def times(name):
-    """How many inputs a test takes: the same ones every time, however slow the machine is."""
+def times(count):
+    """A number of inputs: the same ones every time, however slow the machine is."""
     return settings(
-        max_examples=COUNTS[name],
+        max_examples=count,
         derandomize=True,
         database=None,
         deadline=None,
@@ -203,11 +205,12 @@ def encoded(values):
     )
 
 
-def test_config(watch, folder, finished):
+@counts(100, 2000)
+def test_config(count, watch, folder, finished):
     original = (finished / CONFIG).read_bytes()
     accepted = 0
 
-    @times("config")
+    @times(count)
     @given(encoded(changed(original)))
     def run(content):
         nonlocal accepted
@@ -223,14 +226,15 @@ def test_config(watch, folder, finished):
         run()
     finally:
         (folder / CONFIG).write_bytes(original)
-    assert 0 < accepted < COUNTS["config"]
+    assert 0 < accepted < count
 
 
-def test_results(watch, folder, finished):
+@counts(150, 4400)
+def test_results(count, watch, folder, finished):
     original = (finished / RESULTS).read_bytes()
     accepted = 0
 
-    @times("results")
+    @times(count)
     @given(encoded(changed(original)))
     def run(content):
         nonlocal accepted
@@ -245,7 +249,7 @@ def test_results(watch, folder, finished):
         run()
     finally:
         (folder / RESULTS).write_bytes(original)
-    assert 0 < accepted < COUNTS["results"]
+    assert 0 < accepted < count
 
 
 # safetensors
@@ -284,12 +288,13 @@ def tensor_files(draw, content):
     return content[: draw(st.integers(0, len(content)))]
 
 
+@counts(120, 2000)
 @pytest.mark.parametrize("file", [WEIGHTS, REFERENCE])
-def test_weights(watch, small, file):
+def test_weights(count, watch, small, file):
     original = (small / file).read_bytes()
     accepted = 0
 
-    @settings(times("weights"), max_examples=COUNTS["weights"] // 2)
+    @times(count)
     @given(tensor_files(original))
     def run(content):
         nonlocal accepted
@@ -302,7 +307,7 @@ def test_weights(watch, small, file):
         run()
     finally:
         (small / file).write_bytes(original)
-    assert 0 < accepted < COUNTS["weights"] // 2
+    assert 0 < accepted < count
 
 
 # YAML, as far as the command line reads it
@@ -356,14 +361,15 @@ def parse():
     return run
 
 
-def test_yaml(watch, parse, tmp_path_factory):
+@counts(40, 585)
+def test_yaml(count, watch, parse, tmp_path_factory):
     place = tmp_path_factory.mktemp("yaml")
     path = place / "config.yaml"
     path.write_bytes(Path(TINY).read_bytes())
     parse("--config", str(path))
     refused = 0
 
-    @times("yaml")
+    @times(count)
     @given(configs())
     def run(content):
         nonlocal refused
@@ -374,7 +380,7 @@ def test_yaml(watch, parse, tmp_path_factory):
             refused -= 1
 
     run()
-    assert 0 < refused < COUNTS["yaml"]
+    assert 0 < refused < count
 
 
 @pytest.mark.parametrize("text", ["a: &a [*a]\n", "a: &a [1, 1]\nb: &b [*a, *a]\n"], ids=["endless", "doubling"])
@@ -384,11 +390,12 @@ def test_yaml_that_refers_to_itself(text, tmp_path, refused):
     assert "a reference" in refused("fit", "--config", tmp_path / "config.yaml", "--print_config")
 
 
-def test_the_command_line(watch, tmp_path_factory, capsys):
+@counts(4, 15)
+def test_the_command_line(count, watch, tmp_path_factory, capsys):
     place = tmp_path_factory.mktemp("command")
     path = place / "config.yaml"
 
-    @times("command line")
+    @times(count)
     @given(configs())
     def run(content):
         path.write_bytes(content)

@@ -4,12 +4,13 @@ import random
 import sys
 import time
 
+import pytest
+
 from commands.training.runs import keep_rows
 from datamodules.experience.replay import read_state
 from lightning_modules import DDPM
 from tests import runs
 
-KILLS = 24
 OPTIONS = {
     "--data.batches_per_epoch": 1,  # a checkpoint after every step, so that many a kill meets one
     "--trainer.limit_val_batches": 0,
@@ -34,27 +35,43 @@ def written(file):
     return file.stat().st_mtime_ns if file.exists() else None
 
 
-def test_a_run_killed_at_random_moments_always_goes_on(tmp_path):
+def wait(process, moment, began, partial, moved):
+    """Waits for a moment of a run: before it begins, as it begins, after a checkpoint, or while one is written."""
+    reached = {
+        "before": lambda: True,
+        "begun": lambda: began.wait(0.02),
+        "further": lambda: began.wait(0.02) and moved(),
+        "writing": lambda: began.wait(0.02) and partial.exists(),
+    }[moment]
+    while not reached():
+        assert process.is_alive(), "the run ended before it was killed"
+        time.sleep(0 if moment == "writing" else 0.02)
+
+
+MOMENTS = ("before", "begun", "further", "writing")
+
+
+@pytest.mark.parametrize("kills", [len(MOMENTS), pytest.param(50, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_always_goes_on(kills, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
-    last = folder / "last.ckpt"
-    moments, steps, unfinished = random.Random(0), [0], 0
-    for _ in range(KILLS):
+    last, partial = folder / "last.ckpt", folder / ".last.ckpt.partial"
+    chance, steps, unfinished = random.Random(0), [0], 0
+    for i in range(kills):
         began = runs.PROCESSES.Event()
         resume = {"--ckpt_path": last} if last.exists() else {}
         process = runs.PROCESSES.Process(target=train, args=(log, folder, OPTIONS | resume, began))
         process.start()
-        before, moment = written(last), moments.random()
-        if moment < 0.9:  # after it has begun, and in half of these not before it has gone a step further
-            while not (began.wait(0.02) and (moment < 0.45 or written(last) != before)):
-                assert process.is_alive(), log.read_text()
-        time.sleep(moments.uniform(0, 0.4))
+        before = written(last)
+        moment = MOMENTS[i % len(MOMENTS)]
+        wait(process, moment, began, partial, lambda before=before: written(last) != before)
+        time.sleep(0 if moment == "writing" else chance.uniform(0, 0.4))
         process.kill()
         process.join()
         assert process.exitcode == -9, log.read_text()
-        unfinished += (folder / ".last.ckpt.partial").exists()
+        unfinished += partial.exists()
         if last.exists():
             steps.append(runs.read(last)["global_step"])
-    print(f"{KILLS} kills, {unfinished} of them while a checkpoint was written; {steps[-1]} steps")
+    print(f"{kills} kills, {unfinished} of them while a checkpoint was written; {steps[-1]} steps")
     assert steps == sorted(steps)
     assert steps[-1] > 1, "it goes forward"
     end = {"--trainer.max_epochs": steps[-1] + 2, "--ckpt_path": last}
@@ -62,7 +79,8 @@ def test_a_run_killed_at_random_moments_always_goes_on(tmp_path):
     assert runs.read(last)["global_step"] == steps[-1] + 2
 
 
-def test_a_killed_policy_goes_on_with_its_replay_buffer(tmp_path):
+@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_a_killed_policy_goes_on_with_its_replay_buffer(kills, tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     last = folder / "last.ckpt"
     options = {
@@ -72,7 +90,7 @@ def test_a_killed_policy_goes_on_with_its_replay_buffer(tmp_path):
         "--data.save_replay": True, "--save_every_n_env_steps": 20,
     }  # fmt: skip
     moments, steps = random.Random(1), [0]
-    for _ in range(6):
+    for _ in range(kills):
         resume = {"--ckpt_path": last} if last.exists() else {}
         arguments = ["fit", *map(str, words(options | resume))]
         process = runs.PROCESSES.Process(target=runs.command, args=(log, arguments))

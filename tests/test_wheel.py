@@ -1,5 +1,6 @@
 """The wheel holds the packages, the configs and the models, nothing else, and works away from the checkout."""
 
+import inspect
 import json
 import os
 import shutil
@@ -10,28 +11,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import checkpoints
-from commands.main import MODEL_VERBS
-from commands.policies import load_policy
-from datamodules.experience.collector import play
-from datamodules.experience.environments import make
+from zoo.protocols import Player, Sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"zoo", "checkpoints", "lightning_modules", "datamodules", "commands", "configs", "lightning_zoo"}
 NOT_SOURCE = (".git", ".venv", "runs", "data", "build", "dist", "*.egg-info", ".*_cache")
-# runs a command line and then says where its modules came from
+# runs the command lines that it reads, one after another, and says what each printed and where its modules came from
 CALL = """
-import sys
+import contextlib, io, json, os, sys
 from commands.main import main
-status = main(sys.argv[1:])
-import checkpoints, configs, zoo
-for module in list(sys.modules.values()):
-    name = module.__name__.split(".")[0]
-    if name in ("zoo", "checkpoints", "lightning_modules", "datamodules", "commands", "configs"):
-        print("FROM", module.__file__ or next(iter(module.__path__)), file=sys.stderr)
-raise SystemExit(status)
+answers = []
+for arguments in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = main(arguments)
+    answers.append((status, out.getvalue()))
+packages = ("zoo", "checkpoints", "lightning_modules", "datamodules", "commands", "configs", "lightning_zoo")
+modules = [it for name, it in list(sys.modules.items()) if name.split(".")[0] in packages]
+files = [it.__file__ or next(iter(it.__path__)) for it in modules]
+print(json.dumps({"answers": answers, "files": files}))
 """
 
 
@@ -52,37 +51,30 @@ def wheel(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """Calls the command line of the unpacked wheel in an empty folder: installed(argument, ...) -> (folder, answer)."""
-    unpacked = tmp_path_factory.mktemp("unpacked")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(unpacked)
-    folder = tmp_path_factory.mktemp("elsewhere")
-
-    def call(*arguments):
-        environment = os.environ | {"PYTHONPATH": str(unpacked), "PYTHONSAFEPATH": "1"}
-        answer = subprocess.run(
-            [sys.executable, "-c", CALL, *map(str, arguments)],
-            capture_output=True, text=True, check=False, cwd=folder, env=environment,
-        )  # fmt: skip
-        assert answer.returncode == 0, answer.stderr
-        modules = [Path(line.removeprefix("FROM ")) for line in answer.stderr.splitlines() if line.startswith("FROM ")]
-        assert len(modules) > 5
-        assert all(unpacked in module.parents for module in modules), modules
-        return folder, answer.stdout
-
-    return call
+def call(unpacked, folder, commands):
+    """What each command line prints where only the unpacked wheel is in sight, all of them in one process."""
+    environment = os.environ | {"PYTHONPATH": str(unpacked), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", CALL],
+        input=json.dumps(commands), capture_output=True, text=True, check=False, cwd=folder, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert len(answer["files"]) > 5
+    assert all(unpacked in Path(file).parents for file in answer["files"]), answer["files"]
+    assert all(status == 0 for status, _ in answer["answers"]), done.stderr
+    return [out for _, out in answer["answers"]]
 
 
 def test_it_holds_the_packages_the_configs_and_the_models_only(wheel):
+    """File by file as they are here."""
+    python = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    configs = {*(ROOT / "configs").glob("*.yaml")}
+    models = {path for folder in checkpoints.shipped().values() for path in folder.iterdir()}
+    expected = {str(path.relative_to(ROOT)) for path in python | configs | models} | {"zoo/py.typed"}
     with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    python = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    configs = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").glob("*.yaml")}
-    models = {str(path.relative_to(ROOT)) for folder in checkpoints.shipped().values() for path in folder.iterdir()}
-    assert names == python | configs | models | {"zoo/py.typed"}
-    assert not any(name.startswith(("tests", "cli", "benchmarks", "docs")) for name in names)
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == expected
+        assert all(archive.read(name) == (ROOT / name).read_bytes() for name in expected)
 
 
 def test_it_has_the_command_the_licence_and_the_readme(wheel):
@@ -96,32 +88,40 @@ def test_it_has_the_command_the_licence_and_the_readme(wheel):
     assert "Requires-Dist: lightning>=2.6.6" in text["METADATA"]
 
 
-def test_list_works_elsewhere(installed):
-    _, out = installed("list", "--json")
-    assert [row["name"] for row in json.loads(out)] == [*checkpoints.shipped()]
+def one_of_each_class():
+    """model class -> the name of a shipped model."""
+    models = {name: json.loads((folder / "config.json").read_text()) for name, folder in checkpoints.shipped().items()}
+    return {config["model"]: name for name, config in reversed(models.items())}
 
 
-def test_help_works_elsewhere(installed):
-    _, out = installed("--help")
-    assert all(verb in out for verb in MODEL_VERBS)
-
-
-@pytest.mark.parametrize("name", checkpoints.shipped())
-def test_the_models_work_elsewhere(installed, name):
-    """A model draws what it draws here, a policy plays what it plays here; a classifier passes its evaluation."""
+def what_it_does(name):
+    """The command line that makes a model do what it is for; None for a model that its reference output checks."""
     model = checkpoints.load(name)
-    kind = json.loads((checkpoints.shipped()[name] / "config.json").read_text())["model"]
-    if kind in ("actor", "actor-critic"):
-        _, out = installed("rollout", name, "--episodes", 1, "--seed", 1, "--json")
-        _, environment, arguments = load_policy(name, "cpu", None)
-        played = play(model, lambda: make(environment, arguments), [1])
-        np.testing.assert_allclose(json.loads(out)["returns"], played.returns.tolist(), rtol=1e-3)
-    elif "classifier" in kind:
-        _, out = installed("evaluate", name, "--json")
-        assert json.loads(out)["name"] == name
-    else:
-        steps: dict[str, int] = {"steps": 2} if kind == "image-diffusion" else {}
-        words = [str(word) for key, value in steps.items() for word in (f"--{key}", value)]
-        folder, _ = installed("sample", name, "--num-samples", 3, *words, "--seed", 1, "--output", "a.npy")
-        expected = model.sample(3, **steps, generator=torch.Generator().manual_seed(1))
-        np.testing.assert_allclose(np.load(folder / "a.npy"), expected.numpy(), atol=1e-4)
+    if isinstance(model, Player):
+        return ["rollout", name, "--episodes", "1", "--seed", "1", "--json"]
+    if isinstance(model, Sampler):
+        steps = ["--steps", "2"] if "steps" in inspect.signature(model.sample).parameters else []
+        return ["sample", name, "--num-samples", "3", *steps, "--seed", "1", "--output", f"{name}.npy"]
+    return None
+
+
+def test_the_models_work_elsewhere(wheel, tmp_path, monkeypatch, command):
+    """All load and pass their own check; one of each class draws and plays what it draws and plays here."""
+    unpacked, there, here = tmp_path / "unpacked", tmp_path / "there", tmp_path / "here"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    there.mkdir()
+    here.mkdir()
+    names = [*checkpoints.shipped()]
+    calls = [words for name in one_of_each_class().values() if (words := what_it_does(name))]
+    listed, *rest = call(unpacked, there, [["list", "--json"], *(["download", name] for name in names), *calls])
+    assert [row["name"] for row in json.loads(listed)] == names
+    monkeypatch.chdir(here)
+    for words, out in zip(calls, rest[len(names) :], strict=True):
+        answer = command(*words)
+        if words[0] == "rollout":
+            found, expected = json.loads(out)["returns"], json.loads(answer.out)["returns"]
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+        else:
+            np.testing.assert_allclose(np.load(there / words[-1]), np.load(words[-1]), atol=1e-4)
+    assert len(calls) >= 7

@@ -44,6 +44,9 @@ class ClassifierFree(L.LightningModule):
 
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
+    paper = "Ho & Salimans 2022, arXiv:2207.12598"
+    protocol = "guidance"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],

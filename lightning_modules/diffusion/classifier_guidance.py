@@ -11,8 +11,9 @@ import checkpoints
 from lightning_modules.diffusion.common import log_rarely, moved, uniform_times
 from lightning_modules.trainer.optimizers import adamw, check_options
 from lightning_modules.trainer.record import record
-from zoo.diffusion.model import SAMPLERS, ImageDiffusion
+from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
+from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
 
 BANDS = 4  # of the times 1 ... T, in validation
@@ -42,6 +43,9 @@ class ClassifierGuidance(L.LightningModule):
     """
 
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
+
+    paper = "Dhariwal & Nichol 2021, arXiv:2105.05233"
+    protocol = "guiding"
 
     def __init__(
         self,

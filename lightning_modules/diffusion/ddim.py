@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 import checkpoints
-from zoo.diffusion import fast, samplers
 from zoo.diffusion.model import ImageDiffusion
+from zoo.diffusion.samplers import ddim, ddim_invert
+from zoo.diffusion.schedules import times_for
 from zoo.errors import UserError
 
 
@@ -29,6 +30,8 @@ class DDIM(L.LightningModule):
         Song et al. 2020, arXiv:2010.02502; 000_507b39bbaa34acda.txt, section 14.
     """
 
+    paper = "Song et al. 2020, arXiv:2010.02502"
+
     def __init__(
         self,
         denoiser: str = "ddpm-digits",
@@ -46,7 +49,7 @@ class DDIM(L.LightningModule):
             raise UserError(f"model.denoiser must be a diffusion model, got {denoiser!r}")
         self.model = model
         self.image_shape = model.image_shape
-        self.times = fast.times_for(model.process, steps, spacing)
+        self.times = times_for(model.process, steps, spacing)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Latents x_T (B, C, H, W) and their indices (B,) -> images (B, C, H, W) in [-1, 1]."""
@@ -66,8 +69,8 @@ class DDIM(L.LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
         denoise = self.model.denoiser(labels if self.model.num_classes else None, clip=False)
-        latents = samplers.ddim_invert(denoise, self.model.process, images, self.times)
-        decoded = samplers.ddim(denoise, self.model.process, latents, self.times)
+        latents = ddim_invert(denoise, self.model.process, images, self.times)
+        decoded = ddim(denoise, self.model.process, latents, self.times)
         error = (decoded - images).square().mean()
         self.log("test/round_trip_mse", error, batch_size=len(images), sync_dist=True)
 

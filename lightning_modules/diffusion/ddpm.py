@@ -58,6 +58,8 @@ class DDPM(L.LightningModule):
 
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
+    paper = "Ho et al. 2020, arXiv:2006.11239"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],

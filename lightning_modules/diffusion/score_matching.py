@@ -18,8 +18,8 @@ from lightning_modules.diffusion.common import (
 from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.diffusion.likelihood import dequantise, log_bin_volume
-from zoo.diffusion.model import SAMPLERS
 from zoo.diffusion.parameterization import lognormal_times
+from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
 
@@ -57,6 +57,9 @@ class ScoreMatching(L.LightningModule):
         Song et al. 2021, arXiv:2011.13456, eq. 7; its likelihood, Song et al. 2021, arXiv:2101.09258, section 3;
         "edm": Karras et al. 2022, arXiv:2206.00364, section 5; 000_507b39bbaa34acda.txt, section 15.
     """
+
+    paper = "Song et al. 2021, arXiv:2011.13456"
+    protocol = "score"
 
     def __init__(
         self,

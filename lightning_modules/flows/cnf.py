@@ -5,19 +5,17 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lightning_modules.diffusion.common import log_rarely
 from lightning_modules.flows import common as likelihood
-from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.flows.cnf import check_trace
-from zoo.flows.cnf_model import ContinuousFlow, cnf
 from zoo.flows.dequantise import dequantise
 from zoo.flows.ode import Evaluations, Solver
-
-NAME = "cnf"  # in the table of models
 
 
 class CNF(L.LightningModule):
@@ -64,6 +62,8 @@ class CNF(L.LightningModule):
         arXiv:2002.02798; 000_507b39bbaa34acda.txt, section 12.4 (with the sign of its trace corrected).
     """
 
+    paper = "Grathwohl et al. 2019, arXiv:1810.01367; Lipman et al. 2023, arXiv:2210.02747"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,
@@ -99,33 +99,27 @@ class CNF(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
-        check_options(self.hparams)
         _check(self.hparams)
-        model, self.arguments = likelihood.build(NAME, cnf, {**self.hparams, "compile": False})
-        assert isinstance(model, ContinuousFlow)
-        self.model = model
+        self.model = likelihood.density(self, "cnf")
         self.model.cnf.training_solver = Solver(
             training_solver, tolerance, training_steps, gradient, max_evaluations=max_evaluations
         )
         self.model.cnf.training_trace = training_trace
         self._solve: Evaluations | None = None
 
-    def on_fit_start(self) -> None:
-        likelihood.prepare(self)
+    setup = likelihood.fit_statistics
+    test_step = likelihood.test_step
+    configure_callbacks = record
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        x, labels = batch
-        condition = labels if self.model.num_classes else None
+    def training_step(self, batch: likelihood.Batch, batch_idx: int) -> Tensor:
+        x, labels = likelihood.split(self.model, batch)
         if self.model.levels:
             x = dequantise(x, self.model.levels, torch.rand_like(x))
         if self._matches():
-            loss = self.model.flow_matching_loss(x, condition, self.hparams["coupling"]).mean()
+            loss = self.model.flow_matching_loss(x, labels, self.hparams["coupling"]).mean()
             log_rarely(self, "train/flow_matching_loss", loss)
             return loss
-        values, self._solve = self.model.likelihood_loss(
-            x, condition, self.hparams["kinetic"], self.hparams["jacobian"]
-        )
+        values, self._solve = self.model.likelihood_loss(x, labels, self.hparams["kinetic"], self.hparams["jacobian"])
         loss = values.mean()
         log_rarely(self, "train/loss", loss)
         log_rarely(self, "train/evaluations", torch.tensor(float(self._solve.forward)))
@@ -136,17 +130,13 @@ class CNF(L.LightningModule):
             log_rarely(self, "train/evaluations_backward", torch.tensor(float(self._solve.backward)))
         self._solve = None
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: likelihood.Batch, batch_idx: int) -> None:
         likelihood.validation_step(self, batch, batch_idx)
-        evaluations = float(self.model.cnf.evaluations)
-        self.log("val/evaluations", evaluations, batch_size=len(batch[0]), sync_dist=True)
+        self.log("val/evaluations", float(self.model.cnf.evaluations), sync_dist=True)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        likelihood.test_step(self, batch, batch_idx)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a learning rate for each part, which rises and falls by itself."""
-        found = adamw(self)
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with a schedule of its own for each of the two parts."""
+        optimizer = adamw(self)["optimizer"]
         total = float(self.trainer.estimated_stepping_batches)
         cosine = self.hparams["learning_rate_schedule"] == "cosine"
         switch = total if self.hparams["flow_matching_steps"] is None else self.hparams["flow_matching_steps"]
@@ -159,10 +149,8 @@ class CNF(L.LightningModule):
             decay = (1 + math.cos(math.pi * min(1, since / max(1, length)))) / 2 if cosine else 1.0
             return peak * decay * min(1, (since + 1) / max(1, self.hparams["warmup_steps"]))
 
-        found["lr_scheduler"]["scheduler"] = torch.optim.lr_scheduler.LambdaLR(found["optimizer"], factor)
-        return found
-
-    configure_callbacks = record
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _matches(self) -> bool:
         steps = self.hparams["flow_matching_steps"]

@@ -1,16 +1,10 @@
 """Glow: a multi-scale flow of images with learned invertible 1x1 convolutions."""
 
-from typing import Any
-
 import lightning as L
-from torch import Tensor
 
 from lightning_modules.flows import common as likelihood
-from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
-from zoo.flows.builders import glow
-
-NAME = "glow"  # in the table of models
 
 
 class Glow(L.LightningModule):
@@ -47,6 +41,8 @@ class Glow(L.LightningModule):
         Kingma and Dhariwal 2018, arXiv:1807.03039, table 1 and figure 2; 001_7af9247201bdf7d9.txt, section 4.
     """
 
+    paper = "Kingma and Dhariwal 2018, arXiv:1807.03039"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
@@ -73,21 +69,10 @@ class Glow(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
-        check_options(self.hparams)
-        # its histograms are learned from equal shares: without `likelihood.prepare`, docs/flows.md says why
-        self.model, self.arguments = likelihood.build(NAME, glow, self.hparams)
+        self.model = likelihood.density(self, "glow")
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return likelihood.training_step(self, batch)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        likelihood.validation_step(self, batch, batch_idx)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        likelihood.test_step(self, batch, batch_idx)
-
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    training_step = likelihood.training_step
+    validation_step = likelihood.validation_step
+    test_step = likelihood.test_step
+    configure_optimizers = adamw
     configure_callbacks = record

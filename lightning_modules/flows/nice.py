@@ -1,16 +1,10 @@
 """Non-linear independent components estimation: a flow of additive couplings."""
 
-from typing import Any
-
 import lightning as L
-from torch import Tensor
 
 from lightning_modules.flows import common as likelihood
-from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
-from zoo.flows.builders import nice
-
-NAME = "nice"  # in the table of models
 
 
 class NICE(L.LightningModule):
@@ -43,6 +37,8 @@ class NICE(L.LightningModule):
         Dinh et al. 2014, arXiv:1410.8516, equations 2 to 6; 000_507b39bbaa34acda.txt, section 12.
     """
 
+    paper = "Dinh et al. 2014, arXiv:1410.8516"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,
@@ -65,23 +61,11 @@ class NICE(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
-        check_options(self.hparams)
-        self.model, self.arguments = likelihood.build(NAME, nice, self.hparams)
+        self.model = likelihood.density(self, "nice")
 
-    def on_fit_start(self) -> None:
-        likelihood.prepare(self)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return likelihood.training_step(self, batch)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        likelihood.validation_step(self, batch, batch_idx)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        likelihood.test_step(self, batch, batch_idx)
-
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    setup = likelihood.fit_statistics
+    training_step = likelihood.training_step
+    validation_step = likelihood.validation_step
+    test_step = likelihood.test_step
+    configure_optimizers = adamw
     configure_callbacks = record

@@ -1,16 +1,10 @@
 """Real-valued non-volume-preserving transformations: flows of affine or spline couplings."""
 
-from typing import Any
-
 import lightning as L
-from torch import Tensor
 
 from lightning_modules.flows import common as likelihood
-from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
-from zoo.flows.builders import realnvp
-
-NAME = "realnvp"  # in the table of models
 
 
 class RealNVP(L.LightningModule):
@@ -50,6 +44,8 @@ class RealNVP(L.LightningModule):
         000_507b39bbaa34acda.txt, section 12.
     """
 
+    paper = "Dinh et al. 2016, arXiv:1605.08803"
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] | None = None,
@@ -78,23 +74,11 @@ class RealNVP(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
-        check_options(self.hparams)
-        self.model, self.arguments = likelihood.build(NAME, realnvp, self.hparams)
+        self.model = likelihood.density(self, "realnvp")
 
-    def on_fit_start(self) -> None:
-        likelihood.prepare(self)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return likelihood.training_step(self, batch)
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        likelihood.validation_step(self, batch, batch_idx)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        likelihood.test_step(self, batch, batch_idx)
-
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    setup = likelihood.fit_statistics
+    training_step = likelihood.training_step
+    validation_step = likelihood.validation_step
+    test_step = likelihood.test_step
+    configure_optimizers = adamw
     configure_callbacks = record

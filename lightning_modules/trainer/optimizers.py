@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from zoo.errors import UserError
 
@@ -70,7 +71,7 @@ def apply_settings(trainer: L.Trainer, made_with: list[list[dict[str, Any]]]) ->
     return next((pair for pair in pairs if pair[0] != pair[1]), None)
 
 
-def adamw(module: L.LightningModule) -> dict[str, Any]:
+def adamw(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
     """Fused AdamW at learning_rate * min(1, i / warmup_steps) * decay(i) in step i = 1, 2, ... of N.
 
     decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's own options say

@@ -1,4 +1,4 @@
-"""What a user can get wrong when asking an image model for a sample: one line each, with the fix."""
+"""What a user can get wrong when sampling an image model: one line each, which names the parameter and the fix."""
 
 import math
 from typing import Any
@@ -6,50 +6,96 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.diffusion.guidance import Classifier
 from zoo.diffusion.process import NoiseProcess
 from zoo.errors import UserError
 
 
-def check_labels(labels: Tensor, counts: tuple[int, ...], num_samples: int) -> None:
-    """Labels (num_samples,) of one column, or (num_samples, columns), column i in 0 ... counts[i] - 1."""
-    shape = (num_samples, len(counts)) if len(counts) > 1 else (num_samples,)
-    if labels.shape not in (shape, (num_samples, len(counts))):
+def whole_labels(labels: Tensor) -> Tensor:
+    """Labels of any integer type, or a list of whole numbers, as an int64 tensor."""
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"labels must be a tensor of whole numbers, got {str(labels)[:80]}") from None
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UserError(f"labels must be whole numbers, got the type {str(labels.dtype).removeprefix('torch.')}")
+    return labels.long()
+
+
+def check_labels(labels: Tensor, counts: tuple[int, ...], n: int) -> None:
+    """Labels (n,) of one column, or (n, columns), column i in 0 ... counts[i] - 1."""
+    shape = (n, len(counts)) if len(counts) > 1 else (n,)
+    if labels.shape not in (shape, (n, len(counts))):
         raise UserError(f"labels must have the shape {shape}, got {tuple(labels.shape)}")
-    for column, count in zip(labels.view(num_samples, -1).T.tolist(), counts, strict=True):
+    for column, count in zip(labels.view(n, -1).T.tolist(), counts, strict=True):
         wrong = [label for label in column if not 0 <= label < count]
         if wrong:
             raise UserError(f"labels must lie in 0 ... {count - 1}, got {wrong[0]}")
 
 
 def check_conditions(
-    labels: Tensor | None, classes: tuple[int, ...], null_label: bool, guided: bool, num_samples: int
+    labels: Tensor | None,
+    classifier: Classifier | None,
+    counts: tuple[int, ...],
+    null_labels: Tensor | None,
+    image_shape: tuple[int, int, int],
+    process: NoiseProcess,
+    n: int,
 ) -> None:
-    """Labels for a model that has such classes, and a null label or not; `guided`: whether guidance is asked for."""
-    if labels is not None:
-        if not classes:
+    """Labels, or labels and a classifier, that a model of such `counts` of classes, images and noise can be asked for.
+
+    With a null label a model can do without labels.
+    """
+    null_label = null_labels is not None
+    if classifier is not None:
+        if counts and not null_label:
+            raise UserError("classifier must not be given: this model is conditional and has no null label")
+        check_classifier(classifier, image_shape, process, labels, n)
+    elif labels is not None:
+        if not counts:
             raise UserError("labels must not be given: this model is unconditional, and there is no classifier")
-        check_labels(labels, tuple(count + null_label for count in classes), num_samples)
-    elif classes and not null_label:
-        count = " x ".join(map(str, classes))
-        raise UserError(f"labels must be given: this model is conditional on {count} classes")
-    if guided and not null_label:
-        raise UserError("guidance must not be asked for: this model has no null label, and there is no classifier")
-    if guided and labels is None:
-        raise UserError("labels must be given: guidance is towards a class")
+        check_labels(labels, tuple(count + null_label for count in counts), n)
+    elif counts and not null_label:
+        classes = " x ".join(map(str, counts))
+        raise UserError(f"labels must be given: this model is conditional on {classes} classes")
 
 
-def check_scale(scale: float | Tensor, num_samples: int) -> None:
-    """A finite number, or (num_samples,) of them."""
+def check_guidance(
+    labels: Tensor | None,
+    null_labels: Tensor | None,
+    classifier: Classifier | None,
+    scale: float | Tensor,
+    interval: tuple[float, float] | None,
+    rescale: float,
+    n: int,
+) -> None:
+    """A finite scale, one number or (n,), and what guidance needs: something that guides, and labels to guide to."""
     scales = torch.as_tensor(scale)
-    if scales.ndim and scales.shape != (num_samples,):
-        raise UserError(f"guidance_scale must be one number, or {num_samples}, got the shape {tuple(scales.shape)}")
+    if scales.ndim and scales.shape != (n,):
+        raise UserError(f"guidance_scale must be one number, or {n}, got the shape {tuple(scales.shape)}")
     wrong = [value for value in scales.flatten().tolist() if not math.isfinite(value)]
     if wrong:
         raise UserError(f"guidance_scale must be finite, got {wrong[0]}")
+    if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1]):
+        raise UserError(f"guidance_interval must be two noise levels, the lower first, got {interval!r}")
+    if not 0 <= rescale <= 1:
+        raise UserError(f"guidance_rescale must be between 0 and 1, got {rescale!r}")
+    guided = bool((scales != 1).any())
+    free = {"guidance_interval": interval is not None, "guidance_rescale": rescale > 0}
+    only_free = [name for name, given in free.items() if given]
+    if only_free and classifier is not None:
+        raise UserError(f"{only_free[0]} must not be given with a classifier: it belongs to classifier-free guidance")
+    asked = ["guidance_scale"] * guided + only_free
+    if asked and null_labels is None and classifier is None:
+        raise UserError(f"{asked[0]} has nothing to guide: this model has no null label, and there is no classifier")
+    if asked and labels is None:
+        raise UserError("labels must be given: guidance is towards a class")
+    if only_free and not guided:
+        raise UserError(f"{only_free[0]} has no meaning without a guidance_scale other than 1")
 
 
 def check_classifier(
-    classifier: Any, image_shape: tuple[int, int, int], process: NoiseProcess, labels: Tensor | None, num_samples: int
+    classifier: Any, image_shape: tuple[int, int, int], process: NoiseProcess, labels: Tensor | None, n: int
 ) -> None:
     """A classifier of such images, noised by such a process, and labels for it; what it does not say is not checked."""
     shape = tuple(getattr(classifier, "image_shape", image_shape))
@@ -60,7 +106,7 @@ def check_classifier(
         raise UserError("classifier must be trained on the noise of this model: another schedule or number of steps")
     if labels is None:
         raise UserError("labels must be given: a classifier guides towards a class")
-    if hasattr(classifier, "num_classes"):
-        check_labels(labels, (classifier.num_classes,), num_samples)
-    elif labels.shape != (num_samples,):
-        raise UserError(f"labels must be {num_samples} numbers, one a sample, got the shape {tuple(labels.shape)}")
+    if hasattr(classifier, "labels"):
+        check_labels(labels, classifier.labels, n)
+    elif labels.shape != (n,):
+        raise UserError(f"labels must be {n} numbers, one a sample, got the shape {tuple(labels.shape)}")

@@ -19,6 +19,7 @@ from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser
 
 ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,), labels) -> x_0 (B, ...)
+Classifier = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,)) -> logits (B, classes)
 LogProb = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,)) -> log p(c | x_t, t) (B,)
 
 
@@ -131,6 +132,12 @@ def classifier_guidance(
         return denoise(x_t, t) + s * sigma**2 / signal * log_prob_gradient(log_prob, x_t, t)
 
     return guided
+
+
+def class_log_prob(classifier: Classifier, labels: Tensor) -> LogProb:
+    """log p(c | x_t, t) of a classifier that gives logits, in float32; labels c (B,) or (B, 1)."""
+    index = labels.long().view(-1, 1)
+    return lambda x_t, t: classifier(x_t, t).float().log_softmax(1).gather(1, index)[:, 0]
 
 
 def log_prob_gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:

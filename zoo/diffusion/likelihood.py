@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.diffusion.autograd import vector_jacobian
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser
+from zoo.errors import UserError
 from zoo.random import normal
 
 TRACES = ("hutchinson", "exact")
@@ -77,7 +78,7 @@ def log_likelihood(
         sign of its trace corrected).
     """
     if trace not in TRACES:
-        raise ValueError(f"trace must be one of {TRACES}, got {trace!r}")
+        raise UserError(f"trace must be one of {TRACES}, got {trace!r}")
     signs = None
     if trace == "hutchinson":
         signs = torch.where(normal(x0.shape, generator, x0.device) < 0, -1.0, 1.0).to(x0.dtype)
@@ -105,7 +106,7 @@ def dequantise(x0: Tensor, levels: int, generator: torch.Generator | None = None
         Theis et al. 2016, arXiv:1511.01844, section 3.1.
     """
     if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels!r}")
+        raise UserError(f"levels must be at least 2, got {levels!r}")
     noise = torch.rand(x0.shape, generator=generator, device=x0.device if generator is None else generator.device)
     return x0 + (noise.to(x0) - 0.5) * (2 / (levels - 1))
 
@@ -135,7 +136,7 @@ def _runge_kutta(
 ) -> tuple[Tensor, Tensor]:
     """z at `end`, and the integral of the second of the velocities along the way."""
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps!r}")
+        raise UserError(f"steps must be at least 1, got {steps!r}")
     h = (end - start) / steps
     total: Tensor | float = 0.0
     for i in range(steps):

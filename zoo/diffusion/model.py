@@ -1,40 +1,32 @@
 """The image diffusion model: a U-Net, its noise process and its parameterisation, ready to sample."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from zoo.diffusion import fast, samplers, score
+from zoo.diffusion import score
 from zoo.diffusion.bound import Bound, variational_bound
-from zoo.diffusion.checks import check_classifier, check_conditions, check_scale
-from zoo.diffusion.guidance import LogProb, classifier_free, classifier_guidance, clipped, log_prob_gradient
-from zoo.diffusion.likelihood import log_likelihood
+from zoo.diffusion.checks import check_conditions, check_guidance, whole_labels
+from zoo.diffusion.guidance import (
+    Classifier,
+    class_log_prob,
+    classifier_free,
+    classifier_guidance,
+    clipped,
+    log_prob_gradient,
+)
+from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood
 from zoo.diffusion.losses import denoising_loss
 from zoo.diffusion.parameterization import check, network_input, prediction_to_x0
 from zoo.diffusion.process import NoiseProcess
+from zoo.diffusion.samplers import Denoiser, OnStep
+from zoo.diffusion.schedules import times_for
+from zoo.diffusion.solvers import SamplerName, sampler_of
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, label_columns
 from zoo.random import normal
-
-Classifier = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, H, W), t (B,)) -> logits (B, classes)
-
-
-def _heun(*args: Any, generator: torch.Generator | None, on_step: samplers.OnStep | None) -> Tensor:
-    return fast.heun(*args, on_step=on_step)  # it draws no noise
-
-
-SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ddim": samplers.ddim,
-    "ddpm": samplers.ancestral,
-    "heun": _heun,
-    "dpm++2m": fast.dpm_solver_pp,
-    "dpm++2m-sde": partial(fast.dpm_solver_pp, sde=True),
-    "euler-maruyama": score.euler_maruyama,
-    "predictor-corrector": score.predictor_corrector,
-}
 
 
 class ImageDiffusion(nn.Module):
@@ -76,8 +68,8 @@ class ImageDiffusion(nn.Module):
         if null_label and not num_classes:
             raise ValueError("num_classes must be given with null_label, got 0")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.num_classes = self.labels = label_columns(num_classes)
-        self.null_labels = torch.tensor([self.num_classes], device="cpu") if null_label else None  # (1, columns)
+        self.labels = self.num_classes = label_columns(num_classes)
+        self.null_labels = torch.tensor([self.labels], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
         self.network = UNet(
@@ -121,12 +113,11 @@ class ImageDiffusion(nn.Module):
         guidance_scale: float | Tensor = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
-    ) -> samplers.Denoiser:
+    ) -> Denoiser:
         """(x_t, t) -> estimate of x_0, clipped to [-1, 1] if asked: what samplers and guidance are written over.
 
-        Guidance is classifier-free, and needs a null label; see `zoo.diffusion.guidance.classifier_free`. Without
-        labels, a model with a null label is unconditional. Where x_t is float64, so is all arithmetic outside the
-        network.
+        Guidance is classifier-free and needs a null label; see `zoo.diffusion.guidance.classifier_free`. Without labels
+        a model with a null label is unconditional. Arithmetic outside the network is float64 if x_t is.
         """
 
         def denoise(x_t: Tensor, t: Tensor, labels: Tensor | None = labels) -> Tensor:
@@ -137,7 +128,7 @@ class ImageDiffusion(nn.Module):
             prediction = self(x_t.to(next(self.parameters()).dtype), t, labels).to(dtype)
             return prediction_to_x0(self.parameterization, prediction, x_t, signal, sigma)
 
-        guided: samplers.Denoiser = denoise
+        guided: Denoiser = denoise
         if self.null_labels is not None and labels is not None and bool((torch.as_tensor(guidance_scale) != 1).any()):
             guided = classifier_free(
                 denoise,
@@ -157,95 +148,78 @@ class ImageDiffusion(nn.Module):
         *,
         labels: Tensor | None = None,
         generator: torch.Generator | None = None,
-        sampler: str = "ddim",
+        sampler: SamplerName = "ddim",
         steps: int = 50,
         eta: float = 0.0,
-        spacing: str = "trailing",
-        variance: str | None = None,
+        spacing: Literal["trailing", "leading", "linspace", "quadratic", "karras"] = "trailing",
+        variance: Literal["small", "large"] | None = None,
         guidance_scale: float | Tensor = 1.0,
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         classifier: Classifier | None = None,
         noise: Tensor | None = None,
-        on_step: Callable[[int, Tensor], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Draws images.
 
         Args:
-            n: B, at least 1.
-            sampler: a name of `SAMPLERS`; each works with every schedule.
-            steps: 1 ... T. One network evaluation each; two for "heun" and "predictor-corrector" but in the last step.
-            eta: DDIM's stochasticity, 0 ... 1.
-            spacing: see `zoo.diffusion.fast.times_for`; "karras" is made for "heun".
-            variance: of the ancestral sampler, "small" or "large"; by default large at all T steps, else small: the
-                large one is the better at T steps and much the worse on fewer (DDIM, arXiv:2010.02502, table 1).
-            labels: classes (B,) or (B, columns), for a class-conditional model or a classifier. Without them a model
-                with a null label draws of any class.
-            guidance_scale: s of `zoo.diffusion.guidance`, one number or (B,): 1 is conditional, 0 unconditional.
-            guidance_interval, guidance_rescale: see `zoo.diffusion.guidance.classifier_free`.
-            classifier: (x_t, t) -> logits, which guides an unconditional model (or one with a null label, as such): by
-                a shift of the mean for "ddpm", else through x_0. Its `image_shape`, `num_classes` and `process`, where
-                it has them, must fit.
-            generator: source of the noise.
-            noise: standard normal latent (B, C, H, W), instead of drawing it.
-            on_step: called with (time, x) after each step.
+            n: Number of images, at least 1.
+            labels: Class of each image, (n,) or (n, columns); without labels a model with a null label draws any class.
+            generator: Source of the noise; a generator in the same state draws the same images.
+            sampler: Method; "ddim" is deterministic unless eta is above 0, "ddpm" is ancestral sampling, "heun" and
+                "dpm++2m" are good in 10 to 20 steps, "euler-maruyama" and "predictor-corrector" need hundreds.
+            steps: Denoising steps, at most those of training; one network evaluation each, two for "heun" and
+                "predictor-corrector" except in the last.
+            eta: Noise of "ddim" from 0, deterministic, to 1, as noisy as "ddpm".
+            spacing: Which of the training steps are visited; "karras" suits "heun".
+            variance: Noise of "ddpm"; by default "large" with all the steps of training, "small" with fewer.
+            guidance_scale: How strongly the label counts: 1 as learned, 0 not at all, above 1 more; one number, or one
+                an image.
+            guidance_interval: Guide only between these two noise levels, the lower first.
+            guidance_rescale: Brings the contrast of guided images back towards that of unguided ones, from 0 to 1.
+            classifier: A noisy classifier, (x_t, t) -> logits, that guides a model without labels of its own.
+            noise: Standard normal latents (n, C, H, W) to start from, instead of drawing them.
+            on_step: Called after each step as on_step(t, x, x0): the time just reached, x there, and the estimate of
+                the image that the step used.
 
         Returns:
-            Images (B, C, H, W) in [-1, 1], float32.
+            Images (n, C, H, W) in [-1, 1], float32.
 
         Raises:
             UserError: if an argument is out of range.
         """
         if n < 1:
-            raise UserError(f"num_samples must be at least 1, got {n!r}")
-        if sampler not in SAMPLERS:
-            raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        if sampler == "ddim" and not 0 <= eta <= 1:
-            raise UserError(f"eta must be between 0 and 1, got {eta!r}")
-        variance = variance or ("large" if steps == self.process.num_timesteps else "small")
-        if sampler == "ddpm" and variance not in ("small", "large"):
-            raise UserError(f"variance must be 'small' or 'large', got {variance!r}")
-        device = next(self.parameters()).device
-        labels = None if labels is None else labels.to(device)
-        check_scale(guidance_scale, n)
-        asked = bool((torch.as_tensor(guidance_scale) != 1).any()) or guidance_interval is not None
-        if classifier is None:
-            check_conditions(labels, self.num_classes, self.null_labels is not None, asked or guidance_rescale > 0, n)
-        else:
-            if self.num_classes and self.null_labels is None:
-                raise UserError("classifier must not be given: this model is conditional and has no null label")
-            if guidance_interval is not None or guidance_rescale:
-                raise UserError("guidance_interval and guidance_rescale must not be given with a classifier")
-            check_classifier(classifier, self.image_shape, self.process, labels, n)
-        try:
-            times = fast.times_for(self.process, steps, spacing)
-            denoise = self.denoiser(
-                None if classifier else labels,
-                clip=classifier is None,
-                guidance_scale=1.0 if classifier else guidance_scale,
-                guidance_interval=guidance_interval,
-                guidance_rescale=guidance_rescale,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        shape = (n, *self.image_shape)
+            raise UserError(f"n must be at least 1, got {n!r}")
+        if variance is None and sampler == "ddpm":
+            variance = "large" if steps == self.process.num_timesteps else "small"
+        solve = sampler_of(sampler, eta=eta, variance=variance)
+        times = times_for(self.process, steps, spacing)
+        labels = None if labels is None else whole_labels(labels).to(next(self.parameters()).device)
+        check_conditions(labels, classifier, self.labels, self.null_labels, self.image_shape, self.process, n)
+        check_guidance(labels, self.null_labels, classifier, guidance_scale, guidance_interval, guidance_rescale, n)
+        device, shape = next(self.parameters()).device, (n, *self.image_shape)
         if noise is not None and noise.shape != shape:
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
         x = normal(shape, generator, device) if noise is None else noise.to(device)
         if self.process.exploding:
             x = x * self.process.at(times[0])[1]
-        options: dict[str, Any] = {"eta": eta} if sampler == "ddim" else {}
-        if sampler == "ddpm":
-            options["variance"] = variance
-        if classifier is not None:
-            log_prob = _class_log_prob(classifier, labels)
+        if classifier is None:
+            denoise = self.denoiser(
+                labels,
+                guidance_scale=guidance_scale,
+                guidance_interval=guidance_interval,
+                guidance_rescale=guidance_rescale,
+            )
+        else:
+            assert labels is not None
+            denoise, log_prob = self.denoiser(clip=False), class_log_prob(classifier, labels)
             if sampler == "ddpm":
                 scale = torch.as_tensor(guidance_scale, dtype=x.dtype, device=device).view(-1, 1, 1, 1)
-                options["mean_gradient"] = lambda x_t, t: scale * log_prob_gradient(log_prob, x_t, t)
+                solve = partial(solve, mean_gradient=lambda x_t, t: scale * log_prob_gradient(log_prob, x_t, t))
             else:
                 denoise = classifier_guidance(denoise, self.process, log_prob, guidance_scale)
             denoise = clipped(denoise)
-        return SAMPLERS[sampler](denoise, self.process, x, times, generator=generator, on_step=on_step, **options)
+        return solve(denoise, self.process, x, times, generator=generator, on_step=on_step)
 
     @torch.inference_mode()
     def bound(
@@ -259,24 +233,59 @@ class ImageDiffusion(nn.Module):
         """Upper bound of -log p(x0) in nats, (B,) a term, x_0 clipped; see `zoo.diffusion.bound.variational_bound`."""
         return variational_bound(self.denoiser(labels), self.process, x0, levels=levels, generator=generator)
 
+    @torch.no_grad()
     def log_likelihood(
         self,
-        x0: Tensor,
+        x: Tensor,
         *,
         labels: Tensor | None = None,
-        trace: str = "hutchinson",
-        steps: int = 100,
         generator: torch.Generator | None = None,
+        levels: int = 0,
+        draws: int = 1,
+        trace: Literal["hutchinson", "exact"] = "hutchinson",
+        steps: int = 100,
     ) -> Tensor:
-        """log p(x0) of continuous images in nats, (B,), unclipped; see `zoo.diffusion.likelihood.log_likelihood`."""
+        """log p(x) by the probability flow; of images on a grid of grey levels, a lower bound of log P(image):
+
+            1 / K sum_k log p(x + u_k) + D log(2 / (L - 1))
+
+        Images on a grid have no density, so u_k is noise uniform in the bin of a level; the bound is Jensen's.
+
+        Args:
+            x: Images (B, C, H, W) in [-1, 1].
+            labels: Class of each image, (B,) or (B, columns).
+            generator: Source of the noise; a generator in the same state gives the same numbers.
+            levels: L, the number of grey levels of the images; 0 for the density of x as it is.
+            draws: K, draws of the noise within a level.
+            trace: "exact" costs as many products with the Jacobian as there are pixels; "hutchinson" is an unbiased
+                estimate from one.
+            steps: Runge-Kutta steps of the flow, four network evaluations each.
+
+        Returns:
+            (B,) nats, in the type of x.
+
+        Raises:
+            UserError: if an argument is out of range.
+
+        References:
+            See `zoo.diffusion.likelihood.log_likelihood`; the bound: Theis et al. 2016, arXiv:1511.01844, section 3.1.
+        """
+        if levels < 0 or levels == 1:
+            raise UserError(f"levels must be 0 or at least 2, got {levels!r}")
+        if draws < 1:
+            raise UserError(f"draws must be at least 1, got {draws!r}")
+        labels = None if labels is None else whole_labels(labels).to(x.device)
         denoise = self.denoiser(labels, clip=False)
-        with torch.no_grad():
-            return log_likelihood(denoise, self.process, x0, trace=trace, steps=steps, generator=generator)
+        density = partial(log_likelihood, denoise, self.process, trace=trace, steps=steps, generator=generator)
+        if not levels:
+            return density(x)
+        drawn = torch.stack([density(dequantise(x, levels, generator)) for _ in range(draws)])
+        return drawn.mean(0) + log_bin_volume(x[0].numel(), levels)
 
     def labels_in_turn(self, index: Tensor) -> Tensor | None:
         """Labels (N, columns) that count through all classes, the first column fastest; None if there are none."""
         columns = []
-        for count in self.num_classes:
+        for count in self.labels:
             columns.append(index % count)
             index = index // count
         return torch.stack(columns, dim=1) if columns else None
@@ -285,8 +294,8 @@ class ImageDiffusion(nn.Module):
         """grad log p_t(x_t), (B, C, H, W), for t above 0; see `zoo.diffusion.score.score`."""
         return score.score(self.denoiser(labels, clip=False), self.process, x_t, t)
 
-
-def _class_log_prob(classifier: Classifier, labels: Tensor | None) -> LogProb:
-    assert labels is not None
-    index = labels.long().view(-1, 1)
-    return lambda x_t, t: classifier(x_t, t).float().log_softmax(1).gather(1, index)[:, 0]
+    def extra_repr(self) -> str:
+        return (
+            f"shape={tuple(self.shape)}, labels={self.labels}, null_label={self.null_labels is not None}, "
+            f"process={self.process}, parameterization={self.parameterization!r}"
+        )

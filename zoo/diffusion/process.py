@@ -93,6 +93,7 @@ class NoiseProcess:
         sigma_range: sigma_1 and sigma_T, for "ve" only. The largest should exceed the distances between data points.
 
     Attributes:
+        schedule, num_timesteps: as given.
         alpha_bar: a_t^2, (T + 1,) float64. variance: sigma_t^2. noise_levels: sigma_t / a_t.
         exploding: whether the schedule is "ve".
         prior_std: standard deviation of the x_T that sampling starts from: 1, or sigma_T for "ve".
@@ -112,6 +113,7 @@ class NoiseProcess:
             raise ValueError(f"schedule must be one of {sorted(PROCESSES)}, got {schedule!r}")
         if num_timesteps < 1:
             raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps!r}")
+        self.schedule = schedule
         self.num_timesteps = num_timesteps
         self.exploding = schedule == "ve"
         if self.exploding:
@@ -126,6 +128,10 @@ class NoiseProcess:
         self._variance: list[float] = self.variance.tolist()
         self._log_levels: list[float] = self.noise_levels[1:].log().tolist()  # of t = 1 ... T
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # (2, T + 1)
+
+    def __repr__(self) -> str:
+        low, high = self.noise_levels[1].item(), self.noise_levels[-1].item()
+        return f"NoiseProcess({self.schedule!r}, {self.num_timesteps}, noise levels {low:.2g} ... {high:.2g})"
 
     def signal_and_noise(self, t: Tensor, ndim: int = 4, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """(a_t, sigma_t), each (B, 1, ..., 1) with `ndim` axes, for t (B,), whole numbers or of a floating type."""

@@ -26,6 +26,11 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it is not the identity, with which it starts."""
+        return bool((self.mean != 0).any() or (self.std != 1).any())
+
     @torch.no_grad()
     def set(self, mean: Tensor, std: Tensor) -> None:
         """Takes the statistics of the training data, of the shape of x.

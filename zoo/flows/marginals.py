@@ -35,6 +35,11 @@ class Marginals(nn.Module):
         self.levels = levels
         self.logits = nn.Parameter(torch.zeros(*shape, levels))
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it is not the identity, with which it starts."""
+        return bool(self.logits.any())
+
     @torch.no_grad()
     def fit(self, y: Tensor) -> None:
         """Starts with the shares of the grey levels in y (N, *shape)."""

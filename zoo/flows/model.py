@@ -178,6 +178,11 @@ class Flow(nn.Module):
             found.append(self.log_prob(dequantise(images, self.levels, noise), labels))
         return torch.stack(found).logsumexp(0) - math.log(draws) - self.dims * math.log(self.levels)
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the layer that meets the data has the data's statistics; that of a new model is the identity."""
+        return any(layer.is_fitted for layer in self.modules() if isinstance(layer, Standardise | Marginals))
+
     def standardise(self, mean: Tensor, std: Tensor) -> None:
         """Sets the statistics of the training data, (D,) each, in the first layer; see `zoo.flows.layers.Standardise`.
 

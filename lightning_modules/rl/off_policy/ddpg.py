@@ -51,6 +51,8 @@ class DDPG(L.LightningModule):
 
     env_steps: Tensor
 
+    paper = "Lillicrap et al. 2015, arXiv:1509.02971"
+
     def __init__(
         self,
         observation_shape: tuple[int, ...],

@@ -44,6 +44,8 @@ class SAC(L.LightningModule):
 
     env_steps: Tensor
 
+    paper = "Haarnoja et al. 2018, arXiv:1812.05905"
+
     def __init__(
         self,
         observation_shape: tuple[int, ...],

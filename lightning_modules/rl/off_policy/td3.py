@@ -55,6 +55,8 @@ class TD3(L.LightningModule):
     env_steps: Tensor
     updates: Tensor
 
+    paper = "Fujimoto et al. 2018, arXiv:1802.09477"
+
     def __init__(
         self,
         observation_shape: tuple[int, ...],

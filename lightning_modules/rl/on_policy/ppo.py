@@ -54,6 +54,8 @@ class PPO(L.LightningModule):
 
     env_steps: Tensor
 
+    paper = "Schulman et al. 2017, arXiv:1707.06347"
+
     def __init__(
         self,
         observation_shape: tuple[int, ...],

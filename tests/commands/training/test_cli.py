@@ -33,7 +33,7 @@ from tests.runs import (
 )
 from tests.standins import write_cifar10, write_idx, write_pictures
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 BATCHES, EPOCHS = 7, 2  # of tiny.yaml
 
 

@@ -2,8 +2,10 @@ import csv
 import math
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import checkpoints
 from datamodules import Densities, Digits
@@ -19,6 +21,7 @@ MODULES = {  # name in the table of models -> a small module
     "realnvp": lambda **o: RealNVP(**{**IMAGES, "hidden": 6, "couplings": 2, **o}),
     "glow": lambda **o: Glow(**{**IMAGES, "channels": 6, "steps": 1, **o}),
 }
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
 every = pytest.mark.parametrize("name", MODULES)
 
 
@@ -45,9 +48,9 @@ def asked(monkeypatch):
     """What log_prob is asked for: (x, labels), call by call."""
     calls, original = [], Flow.log_prob
 
-    def log_prob(self, x, labels=None):
+    def log_prob(self, x, labels=None, **options):
         calls.append((x, labels))
-        return original(self, x, labels)
+        return original(self, x, labels, **options)
 
     monkeypatch.setattr(Flow, "log_prob", log_prob)
     return calls
@@ -59,10 +62,8 @@ def asked(monkeypatch):
 @every
 def test_its_arguments_build_the_same_model(name):
     module = stubbed(MODULES[name](num_classes=4, class_conditional=True, alpha=0.1))
-    checkpoint = {}
-    module.on_save_checkpoint(checkpoint)
-    assert checkpoint["model"] == name
-    built = checkpoints.build(name, checkpoint["arguments"])
+    assert module.model_name == name
+    built = checkpoints.build(name, module.arguments)
     built.load_state_dict(module.model.state_dict())
     y, labels = torch.rand(5, 1, 8, 4), torch.arange(5) % 4
     assert torch.equal(built(y, labels), module.model(y, labels))
@@ -180,12 +181,67 @@ def test_a_fit_standardises_by_the_training_data(straight):
 @pytest.mark.parametrize("module", [NICE, RealNVP, CNF])
 def test_a_fit_starts_with_the_histograms_of_the_training_images(module):
     data, density = Digits(), module(image_shape=(1, 8, 8), levels=17)
-    density.trainer = SimpleNamespace(ckpt_path=None, datamodule=data)
-    density.on_fit_start()
+    density.trainer = SimpleNamespace(datamodule=data)
+    density.setup("fit")
     (marginals,) = [layer for layer in density.modules() if isinstance(layer, Marginals)]
     black = (data.images("train") == -1).float().mean(0)
     # a tenth is added to each of the 17 counts of 1,000 images
     assert torch.allclose(marginals.logits.softmax(-1)[..., 0], (1000 * black + 0.1) / 1001.7, atol=1e-6)
+
+
+@pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])
+def test_a_tuner_starts_and_ends_with_the_statistics(finder, straight, tmp_path, monkeypatch):
+    seen = []
+    original = RealNVP.training_step
+    monkeypatch.setattr(
+        RealNVP, "training_step", lambda self, *batch: seen.append(self.model.has_statistics) or original(self, *batch)
+    )
+    options = ("--trainer.max_epochs", 1, "--trainer.callbacks", finder)
+    options += ("--trainer.callbacks.max_trials", 2) if finder == "BatchSizeFinder" else ()
+    fit(tmp_path / "run", "--config", TINY_FLOW, *options)
+    assert all(seen)
+    states = [read(straight / "last.ckpt")["current_model_state"], read(tmp_path / "run" / "last.ckpt")["state_dict"]]
+    for name in ("bijections.0.mean", "bijections.0.std"):
+        expected, found = (next(value for key, value in state.items() if key.endswith(name)) for state in states)
+        assert torch.equal(expected, found)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("module", [RealNVP, NICE, CNF])
+@pytest.mark.parametrize("kind", ["points", "images"])
+def test_a_plain_trainer_and_a_plain_loader_will_do(kind, module, tmp_path, command):
+    torch.manual_seed(0)
+    x = 7 + 2 * torch.randn(60, 3) if kind == "points" else images(60)[0]
+    density = module(num_features=3) if kind == "points" else module(**IMAGES)
+    loader = DataLoader(TensorDataset(x), batch_size=20, shuffle=True)
+    trainer = L.Trainer(max_epochs=2, default_root_dir=tmp_path, logger=False, **QUIET)
+    trainer.fit(density, loader, DataLoader(TensorDataset(x), batch_size=20))
+    assert trainer.test(density, DataLoader(x, batch_size=20), verbose=False)[0]["test/nll_nats"] > 0
+    trainer.save_checkpoint(tmp_path / "plain.ckpt")
+    assert command("export", tmp_path / "plain.ckpt", tmp_path / "model").status == 0
+    model = checkpoints.load(str(tmp_path / "model"))
+    first = model.bijection.bijections[0]
+    if kind == "points":
+        torch.testing.assert_close(torch.stack([first.mean, first.std]), torch.stack([x.mean(0), x.std(0)]))
+    else:
+        black = (60 * (x == -1).float().mean(0) + 0.1) / 61.7  # a tenth is added to each of 17 counts
+        share = first.logits.softmax(-1)[..., 0]
+        assert torch.allclose(share, black, atol=0 if module is CNF else 0.05)  # those of a CNF are not learned
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")
+def test_another_fit_keeps_the_statistics():
+    density, first = RealNVP(num_features=2), 5 + torch.randn(40, 2)
+    for x in (first, torch.randn(40, 2)):
+        trainer = L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, **QUIET)
+        trainer.fit(density, DataLoader(TensorDataset(x), batch_size=20))
+    torch.testing.assert_close(density.model.bijection.bijections[0].mean, first.mean(0))
+
+
+def test_a_conditional_density_asks_for_labels():
+    module = RealNVP(num_features=2, num_classes=3, class_conditional=True)
+    with pytest.raises(UserError, match="class_conditional is true, but the batches hold no labels"):
+        module.training_step([torch.zeros(4, 2)], 0)
 
 
 def test_fine_tuning_keeps_the_statistics_of_the_pretrained_model(straight, tmp_path, command):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.zoo.diffusion.mixture import Mixture
-from zoo.diffusion import fast, samplers
+from zoo.diffusion import samplers, schedules, solvers
 from zoo.diffusion.autograd import vector_jacobian
 from zoo.diffusion.guidance import classifier_free, classifier_guidance, clipped, drop_labels, log_prob_gradient
 from zoo.diffusion.process import NoiseProcess
@@ -300,9 +300,9 @@ def guided(kind, process, count, label, scale):
 SAMPLERS = {
     "ddim": samplers.ddim,
     "ddpm": lambda *args, **options: samplers.ancestral(*args, variance="large", **options),
-    "heun": lambda *args, generator: fast.heun(*args),
-    "dpm++2m": lambda *args, generator: fast.dpm_solver_pp(*args),
-    "dpm++2m-sde": lambda *args, **options: fast.dpm_solver_pp(*args, sde=True, **options),
+    "heun": solvers.heun,
+    "dpm++2m": solvers.dpm_solver_pp,
+    "dpm++2m-sde": lambda *args, **options: solvers.dpm_solver_pp(*args, sde=True, **options),
 }
 
 
@@ -312,7 +312,7 @@ SAMPLERS = {
 def test_scale_one_samples_the_conditional(sampler, kind, schedule):
     process, count, label = NoiseProcess(schedule, 400), 4000, 1
     x = process.prior_std * torch.randn(count, 2, dtype=torch.float64, generator=seeded(1))
-    times = fast.times_for(process, 200, "karras")
+    times = schedules.times_for(process, 200, "karras")
     x = SAMPLERS[sampler](guided(kind, process, count, label, 1.0), process, x, times, generator=seeded(2))
     mean, std = MIXTURE.mean[label], MIXTURE.std[label]
     assert ((x.mean(0) - mean).abs() < 4 * std / math.sqrt(count)).all()  # 4 standard errors
@@ -325,7 +325,7 @@ def test_shifting_the_mean_samples_the_conditional():
     process, count, label = NoiseProcess("cosine", 400), 4000, 1
     log_prob = MIXTURE.class_log_prob(process, torch.full((count,), label))
     x = samplers.ancestral(
-        MIXTURE.denoiser(process), process, draw(count, 2, seed=1), samplers.timesteps(400, 400), variance="large",
+        MIXTURE.denoiser(process), process, draw(count, 2, seed=1), schedules.timesteps(400, 400), variance="large",
         mean_gradient=lambda x, t: log_prob_gradient(log_prob, x, t), generator=seeded(2),
     )  # fmt: skip
     mean, std = MIXTURE.mean[label], MIXTURE.std[label]
@@ -346,9 +346,9 @@ def test_a_scale_of_three_does_not_sample_the_tilted_density():
     mean = (weight * grid).sum(0)
     std = (weight * (grid - mean) ** 2).sum(0).sqrt()
     drawn = [
-        fast.heun(
+        solvers.heun(
             guided("classifier-free", process, count, label, 3.0), process, draw(count, 2, seed=1),
-            fast.karras_timesteps(process, steps),
+            schedules.karras_timesteps(process, steps),
         )
         for steps in (50, 100)
     ]  # fmt: skip

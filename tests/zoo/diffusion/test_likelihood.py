@@ -7,10 +7,12 @@ import torch
 from torch.distributions import Normal
 
 from tests.zoo.diffusion.mixture import Mixture
-from zoo.diffusion import fast, samplers
 from zoo.diffusion.guidance import classifier_free, classifier_guidance
 from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood, probability_flow
 from zoo.diffusion.process import PROCESSES, NoiseProcess
+from zoo.diffusion.samplers import ddim
+from zoo.diffusion.schedules import karras_timesteps
+from zoo.diffusion.solvers import dpm_solver_pp, heun
 
 MIXTURE = Mixture()
 every_process = pytest.mark.parametrize("schedule", PROCESSES)
@@ -193,11 +195,11 @@ def test_samplers_agree_on_the_guided_flow(sampler, kind, schedule):
     else:
         log_prob = MIXTURE.class_log_prob(process, labels)
         denoise = classifier_guidance(MIXTURE.denoiser(process), process, log_prob, 3.0)
-    times = fast.karras_timesteps(process, 300 if sampler == "ddim" else 100)
+    times = karras_timesteps(process, 300 if sampler == "ddim" else 100)
     x = process.at(times[0])[1] * draw(21, 2)
     reference = probability_flow(denoise, process, x, times[0], 1, 300)
     reference = denoise(reference, torch.ones(21, dtype=torch.float64))
-    solve = {"ddim": samplers.ddim, "heun": fast.heun, "dpm++2m": fast.dpm_solver_pp}[sampler]
+    solve = {"ddim": ddim, "heun": heun, "dpm++2m": dpm_solver_pp}[sampler]
     error = (solve(denoise, process, x, times) - reference).abs().max()
     assert error < {"ddim": 0.02, "heun": 0.005, "dpm++2m": 0.007}[sampler]  # of points that lie 1 apart
 

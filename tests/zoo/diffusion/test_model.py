@@ -4,9 +4,10 @@ import re
 import pytest
 import torch
 
-from zoo.diffusion.model import SAMPLERS, ImageDiffusion
+from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.parameterization import PARAMETERIZATIONS, training_target
-from zoo.diffusion.samplers import SPACINGS, timesteps
+from zoo.diffusion.schedules import SPACINGS, timesteps
+from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
 
 SHAPE = (3, 8, 6)
@@ -68,10 +69,10 @@ def test_images_lie_within_their_range(model, sampler, spacing, steps):
         spacing=spacing,
         steps=steps,
         generator=seeded(),
-        on_step=lambda t, x: reached.append((t, x.shape)),
+        on_step=lambda t, x, x0: reached.append((t, x.shape, x0.shape)),
     )
     assert images.abs().max() <= 1  # the last step returns the clipped estimate itself, bit by bit
-    assert reached == [(t, (5, *SHAPE)) for t in timesteps(T, steps, spacing)[1:]]
+    assert reached == [(t, (5, *SHAPE), (5, *SHAPE)) for t in timesteps(T, steps, spacing)[1:]]
     assert reached[-1][0] == 0
     assert all(later[0] < sooner[0] for sooner, later in itertools.pairwise(reached))
 
@@ -119,8 +120,8 @@ def test_labels_steer_the_sample(conditional):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
-        ({"num_samples": -3}, "num_samples must be at least 1, got -3"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"n": -3}, "n must be at least 1, got -3"),
         ({"steps": 0}, f"steps must be between 1 and the model's {T}, got 0"),
         ({"steps": T + 1}, f"steps must be between 1 and the model's {T}, got {T + 1}"),
         ({"sampler": "euler"}, f"sampler must be one of {', '.join(SAMPLERS)}, got 'euler'"),

@@ -11,9 +11,11 @@ from torch import nn
 from tests.zoo.diffusion.test_model import SHAPE, T, perturbed, seeded
 from zoo.diffusion import samplers
 from zoo.diffusion.guidance import classifier_free, classifier_guidance, clipped, log_prob_gradient
-from zoo.diffusion.model import SAMPLERS, ImageDiffusion
+from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.parameterization import PARAMETERIZATIONS, training_target
 from zoo.diffusion.process import NoiseProcess
+from zoo.diffusion.schedules import timesteps
+from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
 
 LABELS = torch.tensor([0, 1, 2, 3, 3])
@@ -23,7 +25,7 @@ every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 class Classifier(nn.Module):
     """Of four classes, on the noise of the models here."""
 
-    image_shape, num_classes = SHAPE, 4
+    image_shape, labels = SHAPE, (4,)
 
     def __init__(self, schedule="cosine", steps=T):
         super().__init__()
@@ -60,7 +62,7 @@ def test_every_sampler_draws_images(sampler, spacing, kind, request):
     if kind != "plain":
         options |= {"labels": LABELS, "guidance_scale": 3.0}
     reached = []
-    first = model.sample(5, generator=seeded(), on_step=lambda t, _: reached.append(t), **options)
+    first = model.sample(5, generator=seeded(), on_step=lambda t, *_: reached.append(t), **options)
     assert torch.equal(first, model.sample(5, generator=seeded(), **options))
     assert not torch.equal(first, model.sample(5, generator=seeded(1), **options))
     assert first.shape == (5, *SHAPE)
@@ -97,7 +99,7 @@ def test_guidance_is_that_of_the_functions(free):
     options = {"interval": (0.1, 20.0), "rescale": 0.5}
     guided = classifier_free(conditional, free.process, LABELS, torch.tensor([4]), 2.5, **options)
     with torch.inference_mode():
-        expected = samplers.ddim(clipped(guided), free.process, noise, samplers.timesteps(T, 5))
+        expected = samplers.ddim(clipped(guided), free.process, noise, timesteps(T, 5))
     found = free.sample(
         5, steps=5, labels=LABELS, noise=noise, guidance_scale=2.5, guidance_interval=(0.1, 20.0), guidance_rescale=0.5
     )
@@ -114,7 +116,7 @@ def test_a_classifier_guides_what_is_unconditional(kind, request):
     def log_prob(x, t):
         return classifier(x, t).log_softmax(1).gather(1, LABELS[:, None])[:, 0]
 
-    times = samplers.timesteps(T, 5)
+    times = timesteps(T, 5)
     with torch.inference_mode():
         denoise = model.denoiser(clip=False)
         guided = clipped(classifier_guidance(denoise, model.process, log_prob, 2.0))
@@ -160,7 +162,7 @@ def test_a_flat_classifier_and_scale_zero_change_nothing(sampler, plain):
         ("free", {"labels": LABELS[:, None].expand(5, 2)}, "labels must have the shape (5,), got (5, 2)"),
         ("free", {"labels": LABELS, "guidance_rescale": 2.0, "guidance_scale": 2.0}, "rescale must be between 0 and 1"),
         ("free", {"labels": LABELS, "guidance_interval": (2.0, 1.0), "guidance_scale": 2.0}, "interval must be two"),
-        ("plain", {"guidance_scale": 2.0}, "guidance must not be asked for: this model has no null label"),
+        ("plain", {"guidance_scale": 2.0}, "guidance_scale has nothing to guide: this model has no null label"),
         (
             "plain",
             {"labels": LABELS},
@@ -174,7 +176,7 @@ def test_a_flat_classifier_and_scale_zero_change_nothing(sampler, plain):
         (
             "plain",
             {"classifier": Classifier(), "labels": LABELS, "guidance_rescale": 0.5},
-            "guidance_interval and guidance_rescale must not be given with a classifier",
+            "guidance_rescale must not be given with a classifier",
         ),
     ],
 )
@@ -196,7 +198,8 @@ def test_a_classifier_of_other_images_is_told(plain):
 def test_a_conditional_model_without_null_label_is_not_guided():
     model = perturbed(num_classes=4)
     for options in ({"guidance_scale": 2.0}, {"guidance_interval": (0.1, 1.0)}, {"guidance_rescale": 0.5}):
-        with pytest.raises(UserError, match="guidance must not be asked for: this model has no null label"):
+        (name,) = options
+        with pytest.raises(UserError, match=f"{name} has nothing to guide: this model has no null label"):
             model.sample(5, steps=5, labels=LABELS, **options)
     with pytest.raises(UserError, match="classifier must not be given: this model is conditional"):
         model.sample(5, steps=5, labels=LABELS, classifier=Classifier())
@@ -265,7 +268,7 @@ def columns():
 
 
 def test_each_column_counts_and_has_a_null_label_of_its_own(columns):
-    assert columns.num_classes == (3, 2)
+    assert columns.labels == (3, 2)
     assert columns.null_labels.tolist() == [[3, 2]]
     noise, t = torch.randn(1, *SHAPE, generator=seeded()).expand(12, -1, -1, -1), torch.full((12,), 6)
     every = torch.cartesian_prod(torch.arange(4), torch.arange(3))  # with the null labels

@@ -14,6 +14,7 @@ from zoo.diffusion.parameterization import (
     training_target,
 )
 from zoo.diffusion.process import PROCESSES, NoiseProcess
+from zoo.diffusion.schedules import timesteps
 
 
 def draw(*shape):
@@ -43,7 +44,7 @@ def test_samples_do_not_depend_on_what_the_network_predicts(schedule, gaussian):
     """Exact networks of the three parameterisations, for the same data, draw the same sample."""
     process = NoiseProcess(schedule, 100)
     exact = gaussian.denoiser(process)
-    noise, times = draw(5, 3), samplers.timesteps(100, 20)
+    noise, times = draw(5, 3), timesteps(100, 20)
 
     def denoiser(parameterization):
         def denoise(x_t, t):

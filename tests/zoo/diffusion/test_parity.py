@@ -6,10 +6,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from zoo.diffusion.fast import dpm_solver_pp
 from zoo.diffusion.parameterization import prediction_to_x0
 from zoo.diffusion.process import NoiseProcess
-from zoo.diffusion.samplers import ancestral, ddim, timesteps
+from zoo.diffusion.samplers import ancestral, ddim
+from zoo.diffusion.schedules import timesteps
+from zoo.diffusion.solvers import dpm_solver_pp
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 PREDICTIONS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}

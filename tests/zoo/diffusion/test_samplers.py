@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from zoo.diffusion.process import NoiseProcess
-from zoo.diffusion.samplers import SPACINGS, ancestral, ddim, ddim_invert, slerp, timesteps
+from zoo.diffusion.samplers import ancestral, ddim, ddim_invert, slerp
+from zoo.diffusion.schedules import timesteps
 
 SCHEDULES = ("linear", "cosine")
 
@@ -22,47 +23,6 @@ def draw(*shape, seed=0):
 def orders(errors):
     """Observed order of convergence between successive halvings of the step."""
     return [math.log2(coarse / fine) for coarse, fine in itertools.pairwise(errors)]
-
-
-# times --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize(
-    ("num_timesteps", "counts"),
-    [(t, range(1, t + 1)) for t in (1, 2, 3, 5, 20, 50)] + [(1000, (1, 2, 3, 7, 10, 13, 30, 64, 300, 501, 999, 1000))],
-)
-def test_times_fall_from_at_most_the_last_to_zero(num_timesteps, counts, spacing):
-    for steps in counts:
-        times = timesteps(num_timesteps, steps, spacing)
-        assert len(times) == steps + 1
-        assert all(isinstance(t, int) for t in times)
-        assert all(t > s for t, s in itertools.pairwise(times)), times
-        assert times[-1] == 0
-        assert 1 <= times[-2] <= times[0] <= num_timesteps
-        if spacing == "trailing":
-            assert times[0] == num_timesteps
-        if spacing == "leading":
-            assert times[-2] == 1
-        if spacing == "linspace" and steps > 1:
-            assert (times[0], times[-2]) == (num_timesteps, 1)
-        if steps == num_timesteps:
-            assert times == list(range(num_timesteps, -1, -1))
-
-
-def test_quadratic_times_are_dense_near_the_data():
-    gaps = -np.diff(timesteps(1000, 20, "quadratic"))[:-1]
-    assert (np.diff(gaps) <= 1).all()  # gaps shrink towards the data, up to rounding
-    assert timesteps(1000, 20, "quadratic")[0] == pytest.approx(801, abs=1)  # (sqrt(0.8 T))^2, from 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((50, 0), "steps"), ((50, 51), "steps must be between 1 and the model's 50"), ((50, 5, "even"), "spacing")],
-)
-def test_wrong_times_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        timesteps(*arguments)
 
 
 # a closed form: Gaussian data ---------------------------------------------------------------------
@@ -253,10 +213,11 @@ def test_the_denoiser_sees_each_time_and_on_step_each_result(sampler, gaussian):
         asked.append(t.unique().item())
         return exact(x_t, t)
 
-    x = sampler(denoise, process, draw(5, 3), times, on_step=lambda t, x: reached.append((t, x)))
+    x = sampler(denoise, process, draw(5, 3), times, on_step=lambda *step: reached.append(step))
     assert asked == times[:-1]
-    assert [t for t, _ in reached] == times[1:]
+    assert [t for t, _, _ in reached] == times[1:]
     assert torch.equal(reached[-1][1], x)
+    assert torch.equal(reached[-1][2], x)  # the last step returns its estimate
 
 
 def test_wrong_options_are_named(gaussian):

@@ -9,8 +9,9 @@ import torch
 from tests.zoo.diffusion.mixture import Mixture
 from zoo.diffusion.losses import denoising_loss
 from zoo.diffusion.process import PROCESSES, NoiseProcess
-from zoo.diffusion.samplers import timesteps
-from zoo.diffusion.score import denoising_score_matching, euler_maruyama, predictor_corrector, score
+from zoo.diffusion.samplers import euler_maruyama, predictor_corrector
+from zoo.diffusion.schedules import timesteps
+from zoo.diffusion.score import denoising_score_matching, score
 
 MIXTURE = Mixture()
 every_process = pytest.mark.parametrize("schedule", PROCESSES)
@@ -122,7 +123,7 @@ def test_the_last_step_returns_the_estimate_and_a_sample_ignores_its_batch(sched
 
     x = process.prior_std * draw(5, 3)
     drawn = predictor_corrector(
-        denoise, process, x, [60, 30, 5, 0], generator=seeded(), on_step=lambda t, _: reached.append(t)
+        denoise, process, x, [60, 30, 5, 0], generator=seeded(), on_step=lambda t, *_: reached.append(t)
     )
     assert drawn.abs().max() <= 1
     assert seen == [60, 30, 30, 5, 5]

@@ -49,7 +49,7 @@ def test_alpha_costs_what_lies_beyond_the_cube(base):
     models = [alone(base, alpha) for alpha in (0.0, 0.01)]
     for model in models:
         model.equalise(images(200))
-    exact, less = (model.log_likelihood(images(300, seed=1), 4).mean().item() for model in models)
+    exact, less = (model.log_likelihood(images(300, seed=1), draws=4).mean().item() for model in models)
     # of the base, a share alpha lies beyond on either side; what is within is uniform for both
     assert exact - less == pytest.approx(-24 * math.log1p(-0.02), abs=1e-9)
 

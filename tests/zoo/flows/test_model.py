@@ -75,7 +75,9 @@ def test_temperature_scales_the_noise():
     cool = model.sample(7, temperature=0.3, noise=noise)
     torch.testing.assert_close(cool, model.decode(0.3 * noise.double())[0].detach())
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
-    warm, cool = (model.sample(2000, t, generator=g).std(0) for t, g in zip((1.0, 0.2), generators, strict=True))
+    warm, cool = (
+        model.sample(2000, temperature=t, generator=g).std(0) for t, g in zip((1.0, 0.2), generators, strict=True)
+    )
     assert bool((cool < 0.5 * warm).all())
 
 
@@ -92,7 +94,7 @@ def test_shapes_and_the_path_of_points(name):
         torch.testing.assert_close((drawn + 1) / step, ((drawn + 1) / step).round())
         assert drawn.min() >= -1
         assert drawn.max() <= 1
-        assert model.log_likelihood(drawn, 2, labels).shape == (5,)
+        assert model.log_likelihood(drawn, labels=labels, draws=2).shape == (5,)
     there = model.path(x, labels)
     z, _ = model.encode(x, labels)
     assert torch.equal(there[0], x)
@@ -154,7 +156,7 @@ REFUSED = {
     "noise": (lambda m: m.sample(3, noise=torch.zeros(3, 5)), r"noise must have the shape \(3, 2\), got \(3, 5\)"),
     "latents": (lambda m: m.decode(torch.zeros(3, 5)), r"noise must have the shape \(N, 2\), got \(3, 5\)"),
     "labels": (lambda m: m.sample(3, labels=torch.zeros(3)), "labels must not be given: this model knows no classes"),
-    "images": (lambda m: m.log_likelihood(torch.zeros(3, 1, 2, 1)), "a density of points and gives no probability"),
+    "images": (lambda m: m.log_likelihood(torch.zeros(3, 1, 2, 1)), r"x must have the shape \(N, 2\), got"),
 }
 
 
@@ -177,7 +179,7 @@ def test_mistakes_with_images_and_classes_are_named():
     with pytest.raises(UserError, match="takes no mean and standard deviation"):
         model.standardise(torch.zeros(1), torch.ones(1))
     with pytest.raises(UserError, match="draws must be at least 1, got 0"):
-        model.log_likelihood(images, 0, torch.tensor([0, 1]))
+        model.log_likelihood(images, labels=torch.tensor([0, 1]), draws=0)
 
 
 @pytest.mark.parametrize(

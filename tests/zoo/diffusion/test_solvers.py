@@ -1,3 +1,4 @@
+import inspect
 import itertools
 import math
 
@@ -5,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.diffusion.fast import dpm_solver_pp, heun, karras_timesteps, times_for
 from zoo.diffusion.process import PROCESSES, NoiseProcess
-from zoo.diffusion.samplers import SPACINGS, ancestral, ddim, timesteps
+from zoo.diffusion.samplers import ancestral, ddim
+from zoo.diffusion.schedules import karras_timesteps, timesteps
+from zoo.diffusion.solvers import SAMPLERS, dpm_solver_pp, heun, sampler_of
+from zoo.errors import UserError
 
 EVERY = {
-    "heun": lambda *args, **options: heun(*args, **without(options, "generator")),
+    "heun": heun,
     "dpm++1": lambda *args, **options: dpm_solver_pp(*args, order=1, **options),
     "dpm++2m": dpm_solver_pp,
     "dpm++1-sde": lambda *args, **options: dpm_solver_pp(*args, order=1, sde=True, **options),
@@ -18,10 +21,6 @@ EVERY = {
 }
 every_sampler = pytest.mark.parametrize("sampler", EVERY.values(), ids=EVERY)
 every_process = pytest.mark.parametrize("schedule", PROCESSES)
-
-
-def without(options, name):
-    return {key: value for key, value in options.items() if key != name}
 
 
 def seeded(seed=0):
@@ -52,50 +51,6 @@ def flow(gaussian, process, x_t, t):
     """The end of the probability flow from x_t: it keeps the standardised value."""
     signal, sigma = process.at(t)
     return gaussian.mean + gaussian.std * (x_t - signal * gaussian.mean) / math.hypot(signal * gaussian.std, sigma)
-
-
-# Karras' times ------------------------------------------------------------------------------------
-
-
-@every_process
-@pytest.mark.parametrize("num_timesteps", [1, 2, 3, 5, 20, 50, 1000])
-def test_karras_times_fall_from_at_most_the_last_to_zero(schedule, num_timesteps):
-    process = NoiseProcess(schedule, num_timesteps)
-    counts = range(1, num_timesteps + 1) if num_timesteps < 1000 else (1, 2, 7, 10, 18, 50, 333, 999, 1000)
-    for steps in counts:
-        times = karras_timesteps(process, steps)
-        assert len(times) == steps + 1
-        assert all(isinstance(t, int) for t in times)
-        assert all(t > s for t, s in itertools.pairwise(times)), times
-        assert times[-1] == 0
-        assert 1 <= times[-2] <= times[0] <= num_timesteps
-        if steps == num_timesteps:
-            assert times == list(range(num_timesteps, -1, -1))
-
-
-@every_process
-@pytest.mark.parametrize("steps", [5, 10, 18])
-def test_karras_levels_are_even_in_their_seventh_root(schedule, steps):
-    """On a process so fine that rounding to a whole time moves a level by little."""
-    process = NoiseProcess(schedule, 20_000)
-    levels = process.noise_levels[karras_timesteps(process, steps)[:-1]] ** (1 / 7)
-    top = min(80.0, process.noise_levels[-1].item())
-    assert levels[0].item() ** 7 == pytest.approx(top, rel=0.01)
-    assert levels[-1].item() == pytest.approx(process.noise_levels[1].item() ** (1 / 7), rel=1e-12)
-    gaps = levels.diff()
-    assert (gaps / gaps.mean() - 1).abs().max() < 0.03  # half a time of 20000, in the widest places
-
-
-def test_times_for_knows_every_spacing():
-    process = NoiseProcess("cosine", 50)
-    for spacing in SPACINGS:
-        assert times_for(process, 7, spacing) == timesteps(50, 7, spacing)
-    assert times_for(process, 7, "karras") == karras_timesteps(process, 7)
-    with pytest.raises(ValueError, match=r"spacing must be one of \('trailing', .* 'karras'\), got 'even'"):
-        times_for(process, 7, "even")
-    for spacing in (*SPACINGS, "karras"):
-        with pytest.raises(ValueError, match="steps must be between 1 and the model's 50, got 51"):
-            times_for(process, 51, spacing)
 
 
 # a closed form: Gaussian data ---------------------------------------------------------------------
@@ -237,17 +192,19 @@ def test_evaluations_and_steps_are_as_told(sampler, evaluations, gaussian):
         return exact(x_t, t)
 
     x = EVERY[sampler](
-        denoise, process, draw(5, 3), times, on_step=lambda t, x: reached.append((t, x)), generator=seeded()
+        denoise, process, draw(5, 3), times, on_step=lambda *step: reached.append(step), generator=seeded()
     )
     assert len(asked) == evaluations
     assert sorted(set(asked), reverse=True) == times[:-1]
-    assert [t for t, _ in reached] == times[1:]
+    assert [t for t, _, _ in reached] == times[1:]
     assert torch.equal(reached[-1][1], x)
+    assert torch.equal(reached[-1][2], x)
 
 
-def test_deterministic_samplers_draw_no_number(gaussian):
+@pytest.mark.parametrize("sampler", [heun, dpm_solver_pp])
+def test_deterministic_samplers_draw_no_number(sampler, gaussian):
     process, used = NoiseProcess("linear", 50), seeded()
-    dpm_solver_pp(denoiser(gaussian, process), process, draw(5, 3), timesteps(50, 7), generator=used)
+    sampler(denoiser(gaussian, process), process, draw(5, 3), timesteps(50, 7), generator=used)
     assert torch.equal(used.get_state(), seeded().get_state())
 
 
@@ -255,3 +212,32 @@ def test_a_wrong_order_is_refused(gaussian):
     process = NoiseProcess("linear", 50)
     with pytest.raises(ValueError, match="order must be 1 or 2, got 3"):
         dpm_solver_pp(denoiser(gaussian, process), process, draw(5, 3), [50, 0], order=3)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_on_step_is_given_the_estimate_that_led_there(name, gaussian):
+    """Of the denoiser at the x that the step before reached."""
+    process, times = NoiseProcess("cosine", 50), timesteps(50, 7)
+    exact, start, reached = denoiser(gaussian, process), draw(5, 3), []
+    SAMPLERS[name](exact, process, start, times, generator=seeded(), on_step=lambda *step: reached.append(step))
+    before = [start, *(x for _, x, _ in reached)]
+    for t, x, (_, _, x0) in zip(times, before, reached, strict=False):
+        assert torch.equal(x0, exact(x, torch.full((5,), t)))
+
+
+def test_every_sampler_has_one_signature():
+    for name, sampler in SAMPLERS.items():
+        first, *own, generator, on_step = inspect.signature(sampler).parameters.values()
+        names = [first.name, *(parameter.name for parameter in own[:3]), generator.name, on_step.name]
+        assert names == ["denoise", "process", "x", "times", "generator", "on_step"], name
+        assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in (*own[3:], generator, on_step))
+        assert all(parameter.default is not parameter.empty for parameter in (*own[3:], generator, on_step))
+
+
+def test_a_sampler_takes_its_own_options_only():
+    assert sampler_of("ddim", eta=0.5, variance=None).keywords == {"eta": 0.5}
+    assert sampler_of("ddpm", eta=0.0, variance="large").keywords == {"variance": "large"}
+    with pytest.raises(UserError, match=r"eta 0\.5 has no meaning for sampler 'heun': leave it out"):
+        sampler_of("heun", eta=0.5)
+    with pytest.raises(UserError, match=r"sampler must be one of ddim, ddpm, .*, got 'euler'"):
+        sampler_of("euler")
