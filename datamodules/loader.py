@@ -65,8 +65,9 @@ class InMemoryLoader:
             for rows in self._own.split(self.batch_size):
                 yield self._gather(rows)
             return
-        begin, self._begin_at = self._begin_at, 0
-        for self._in_epoch in range(begin + 1, self._length + 1):
+        self._in_epoch, self._begin_at = self._begin_at, 0
+        while self._in_epoch < self._length:
+            self._in_epoch += 1
             self.drawn += 1
             yield self._gather(self._rows_of_batch(self.drawn - 1))
 
