@@ -6,20 +6,15 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from checkpoints.catalogue import CLIP, CONFIG, read_json
+from checkpoints.catalogue import CLIP, Description
 from checkpoints.locate import find
+from checkpoints.tasks import TASKS
 from checkpoints.whole import written_whole
 from zoo.errors import UserError, one_line
 
-if TYPE_CHECKING:
-    from commands.measures.common import Metrics
-
-RETURN = "mean_return"
-EPISODES = 100  # of the protocol, from seeds 0 to 99
 CLIP_WIDTH, CLIP_FRAMES = 200, 80  # of the film on a card, so that it stays small
 FRAMES_PER_SECOND = 30
 
@@ -46,58 +41,44 @@ def load_policy(model: str, device: str, environment: str | None = None) -> tupl
     """A policy, and the name and arguments of the environment to play it in.
 
     Raises:
-        UserError: if the model is no policy, or the environment's sizes are not those of the policy.
+        UserError: if the model is no policy, or as `environment_of`.
     """
-    config = read_json(find(model) / CONFIG)
-    if config.get("model") not in ("actor", "actor-critic"):
-        raise UserError(f"{model!r} plays in no environment: it is of class {config.get('model')!r}")
-    origin = config.get("origin")
-    origin = origin if isinstance(origin, dict) else {}
-    name = environment or origin.get("data")
-    arguments = {} if environment else origin.get("environment_arguments", {})
+    from checkpoints.catalogue import describe
+    from checkpoints.store import load
+
+    described = describe(find(model))
+    if described.task != "policy":
+        verbs = " or ".join(TASKS[described.task].verbs)
+        raise UserError(f"{model!r} plays in no environment: it is for {described.task}; use {verbs}")
+    policy: Any = load(described, device)
+    return policy, *environment_of(described, policy, environment)
+
+
+def environment_of(described: Description, policy: Any, environment: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The name and arguments of the environment that a policy was trained in, or of another that fits it.
+
+    Raises:
+        UserError: if none is known, or its sizes are not those of the policy.
+    """
+    from datamodules.experience.environments import make, spaces_of
+
+    data = described.data.get("arguments", {})
+    name = environment or data.get("environment")
+    arguments = {} if environment else data.get("environment_arguments") or {}
+    model = described.folder.name
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise UserError(f"{model!r} does not say in which environment it plays: pass --environment")
-
-    import checkpoints
-    from datamodules.experience.environments import make, sizes
-
     env = make(name, arguments)
-    there = sizes(name, env.observation_space, env.action_space)
+    there = spaces_of(name, env.observation_space, env.action_space)
     env.close()
-    policy: Any = checkpoints.load(model, device)
-    if policy.observation_shape != there.observation_shape:
+    if policy.observation_shape != there["observation_shape"]:
         raise UserError(
             f"{model!r} takes observations of shape {policy.observation_shape}, but those of {name} are of shape "
-            f"{there.observation_shape}"
+            f"{there['observation_shape']}"
         )
-    if (policy.num_actions, len(policy.low)) != (there.num_actions, len(there.action_low)):
+    if (policy.num_actions, len(policy.low)) != (there["num_actions"], len(there["action_low"])):
         raise UserError(f"{model!r} takes other actions than {name}: choose an environment with {policy.num_actions}")
-    return policy, name, arguments
-
-
-def measure_policy(model: str, device: str) -> "Metrics":
-    """The return of one episode from each of the evaluation seeds 0 to 99, always the most likely action."""
-    from commands.measures.common import Measurement
-    from datamodules.experience.collector import play
-    from datamodules.experience.environments import make
-
-    policy, name, arguments = load_policy(model, device)
-    played = play(policy, partial(make, name, arguments), range(EPISODES))
-    where = f"one episode of {name} ({_made_by(name)})"
-    how = f"{where} from each evaluation seed 0 to {EPISODES - 1}, always the most likely action"
-    return {
-        RETURN: Measurement.of(played.returns.tolist(), f"sum of rewards: {how}"),
-        "mean_length": Measurement.of(played.lengths.tolist(), f"steps: {how}"),
-    }
-
-
-def _made_by(environment: str) -> str:
-    """The packages on whose versions a return depends, as `gymnasium 1.4.0, mujoco 3.2`."""
-    import gymnasium as gym
-
-    entry = str(gym.spec(environment).entry_point)
-    packages = ["gymnasium", *(package for package in ("mujoco", "box2d") if f".{package}" in entry)]
-    return ", ".join(f"{package} {version(package)}" for package in packages)
+    return name, arguments
 
 
 def write_clip(new: Path, folder: Path) -> dict[str, Any]:

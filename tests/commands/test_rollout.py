@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "--model": "PPO", "--model.hidden": "[8]", "--model.minibatch_size": 16, "--model.epochs": 2,
     "--model.compile": False, "--data": "Experience", "--data.environment": "CartPole-v1", "--data.num_envs": 2,
-    "--data.rollout_steps": 16, "--data.total_env_steps": 200, "--data.validation_episodes": 2,
+    "--data.rollout_steps": 16, "--data.rollouts_per_batch": 1, "--data.total_env_steps": 200,
+    "--data.validation_episodes": 2,
     "--trainer.max_epochs": 1, "--trainer.accelerator": "cpu", "--trainer.devices": 1,
     "--trainer.enable_progress_bar": False, "--trainer.num_sanity_val_steps": 0, "--trainer.val_check_interval": 4,
 }  # fmt: skip
@@ -181,16 +182,17 @@ def rank(number, folder, arguments, port):
     from lightning_modules import PPO
 
     seen = {"first": [], "updates": []}
-    original = PPO.training_step
+    original = PPO.learn
 
-    def training_step(self, batch, batch_idx):
-        original(self, batch, batch_idx)
-        seen["first"].append(batch.observations[0])
-        seen["updates"].append(int(self.trainer.optimizers[0].state[self.flat.vector]["step"]))
+    def learn(self, rollout):
+        statistics = original(self, rollout)
+        seen["first"].append(rollout.observations[0])
+        seen["updates"].append(int(self.trainer.optimizers[0].state[self.learner.vector]["step"]))
         seen["weights"] = {name: value.clone() for name, value in self.state_dict().items()}
-        seen["valid"] = seen.get("valid", 0) + int(batch.valid.sum())
+        seen["valid"] = seen.get("valid", 0) + int(rollout.valid.sum())
+        return statistics
 
-    PPO.training_step = training_step
+    PPO.learn = learn
     sys.stderr = sys.stdout = (folder / f"rank-{number}.log").open("w", buffering=1)
     sys.argv = ["cli.py"]
     status = main(arguments)
