@@ -14,6 +14,7 @@ from lightning_modules.rl.off_policy.ddpg import DDPG
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
 from lightning_modules.rl.on_policy.ppo import PPO
+from lightning_modules.vae.vae import VAE
 
 __all__ = [
     "CNF",
@@ -24,6 +25,7 @@ __all__ = [
     "PPO",
     "SAC",
     "TD3",
+    "VAE",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
 OPENING = """# All models
 
-Each name leads to the model's card, which has every number, how it was measured, and how to use the model. A number is
-a mean with its standard error over test data, samples or episodes, of the one training seed that ships. Where there are
-several training seeds, a column has the mean and the standard deviation over them, and how many they are.
-`python -m tests.test_models_page` writes this page.
+Each name leads to the model's card, which has every number, how it was measured, and how to use the model. Each
+algorithm leads to its paper. A number is a mean with its standard error over test data, samples or episodes, of the one
+training seed that ships. Where there are several training seeds, a column has the mean and the standard deviation over
+them, and how many they are. `python -m tests.test_models_page` writes this page.
 
 | model | algorithm | data | first number of the card | | over training seeds | size |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -39,7 +39,7 @@ def row(folder: Path) -> str:
     seeds = results.get("by_training_seed", {}).get("values", {})
     cells = [
         f"[`{folder.name}`](../checkpoints/shipped/{folder.name}/README.md)",
-        described.algorithm or described.model,
+        algorithm_of(described),
         data_of(described),
         metric,
         with_error(entry["value"], entry["spread"] / math.sqrt(entry["size"])),
@@ -47,6 +47,13 @@ def row(folder: Path) -> str:
         in_bytes((folder / WEIGHTS).stat().st_size),
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def algorithm_of(described: Description) -> str:
+    """With a link to its paper."""
+    name = described.algorithm or described.model
+    found = re.search(r"arXiv:(\d{4}\.\d{4,5})", described.paper)
+    return f"[{name}](https://arxiv.org/abs/{found[1]})" if found else name
 
 
 def data_of(described: Description) -> str:
