@@ -1,4 +1,4 @@
-"""Data: each a LightningDataModule that knows the sizes a model needs from it."""
+"""Data sets: LightningDataModules that provide the sizes which a model needs."""
 
 from datamodules.densities import Densities, Points
 from datamodules.experience import Experience, Replay

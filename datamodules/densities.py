@@ -13,7 +13,7 @@ from zoo.synthetic.densities import ENTROPIES_NATS, check_name, draw, log_densit
 
 
 class PointDataModule(InMemoryDataModule, abc.ABC):
-    """What the sets of points share: batches of (points (B, D) in the units of the data, labels (B,), all 0).
+    """Shared by data sets of points: batches of (points (B, D) in the units of the data, labels (B,), all 0).
 
     Models standardise by `mean` and `std` themselves, so that their densities are in the units of the data.
     """
@@ -42,7 +42,7 @@ class PointDataModule(InMemoryDataModule, abc.ABC):
 class Densities(PointDataModule):
     """A density of the plane that is known in closed form or by quadrature: see `zoo.synthetic.densities`.
 
-    The validation and test points are the same for every `drawing_seed` and number of training points.
+    Validation and test points do not depend on `drawing_seed` or on the number of training points.
 
     Args:
         name: moons, circles, rings, pinwheel, 8gaussians, checkerboard, 2spirals or swissroll.
@@ -73,7 +73,7 @@ class Densities(PointDataModule):
 
     @property
     def entropy(self) -> float:
-        """The mean of -log p(x) in nats: no model's is lower."""
+        """The mean of -log p(x) in nats, a lower bound of every model's NLL."""
         return ENTROPIES_NATS[self.density]
 
     def log_density(self, points: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ class Densities(PointDataModule):
 class Points(PointDataModule):
     """Your own points: the rows of a .npy or .csv file, a tenth of them for validation and a tenth for testing.
 
-    Rows are float32. They are float64 where float32 would round away more than 1/10,000 of a column's deviation, as
-    of times in seconds since 1970; a model has to centre them before it rounds.
+    Rows are float32, or float64 if float32 would round away more than 1/10,000 of a column's standard deviation, as
+    for times in seconds since 1970; a model must then centre them before it rounds.
 
     Args:
         path: the file; a .csv may begin with a line of names.
@@ -131,7 +131,7 @@ class Points(PointDataModule):
             )
 
     def prepare_data(self) -> None:
-        """Reads the points, and warns of those that no density describes."""
+        """Reads the points, and warns of columns and rows that make a density meaningless."""
         super().prepare_data()
         if not self.dequantise and (coarse := coarse_columns(self._rows)):
             named = ", ".join(self.columns[i] if self.columns else str(i + 1) for i in coarse)

@@ -13,9 +13,9 @@ from zoo.errors import UserError
 
 
 class ImageDataModule(InMemoryDataModule, abc.ABC):
-    """What the image sets share: batches of (images (B, C, H, W) in [-1, 1], labels (B,)).
+    """Shared by image data sets: batches of (images (B, C, H, W) in [-1, 1], labels (B,)).
 
-    A set states its sizes as plain attributes and reads itself in `_read`, as uint8 in 0 ... levels - 1.
+    A data set has its sizes as plain attributes and implements `_read`, uint8 in 0 ... levels - 1.
 
     Args:
         batch_size: images a batch, in each process.

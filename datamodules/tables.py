@@ -1,4 +1,4 @@
-"""Numbers from a user's file: .npy of any shape, or .csv, a line a row."""
+"""Reads numbers from a user's file: .npy of any shape, or .csv with one row a line."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.errors import UserError, one_line
 
 ENDINGS = (".npy", ".csv")
-MISSING = ("", "NA", "N/A", "NULL", "null", "None", "?")  # how tables say that there is no value
+MISSING = ("", "NA", "N/A", "NULL", "null", "None", "?")  # how tables mark a missing value
 
 
 def read_numbers(path: str | Path, option: str) -> Tensor:
@@ -27,11 +27,11 @@ def read_table(path: str | Path, option: str) -> tuple[Tensor, tuple[str, ...]]:
     may be quoted.
 
     Args:
-        path: the file. option: what the user named it by, for the message.
+        path: the file. option: by which the user named it, for the message.
 
     Raises:
-        UserError: if the file is absent or of another kind, holds something else than numbers, a number that is not
-            finite in float32 (named by its place, counted from 1), or no row.
+        UserError: if the file is missing or of another kind, or holds no row, something other than numbers, or a number
+            that is not finite in float32 (its row and column are named, counted from 1).
     """
     what = f"{option} {str(path)!r}"
     ending = Path(path).suffix.lower()
@@ -119,7 +119,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _first_fault(rows: list[list[str]], has_names: bool) -> str:
-    """What is wrong with the first row that is none of numbers."""
+    """The error in the first row that is not all numbers."""
     for i, row in enumerate(rows):
         where = f"row {i + 1}" + (" below the names" if has_names else "")
         if len(row) != len(rows[0]):

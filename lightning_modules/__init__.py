@@ -1,4 +1,4 @@
-"""One file per algorithm: a LightningModule that wires mathematics from `zoo` to the Trainer."""
+"""One LightningModule per algorithm, which connects the mathematics of `zoo` to the Trainer."""
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.diffusion.classifier_free import ClassifierFree

@@ -37,13 +37,13 @@ from lightning_modules.trainer.record import steps_done
 from zoo.errors import UserError, one_line
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
-NEEDED = {  # what a verb calls of the model and of its data
+NEEDED = {  # the methods that a verb calls: of the model, of its data
     "fit": ("training_step", "train_dataloader"),
     "validate": ("validation_step", "val_dataloader"),
     "test": ("test_step", "test_dataloader"),
     "predict": ("predict_step", "predict_dataloader"),
 }
-# options of the Trainer that it would meet with a division by zero, or by doing nothing
+# options of the Trainer whose zero or negative value divides by zero, or trains nothing
 POSITIVE = (
     "limit_train_batches",
     "max_epochs",
@@ -82,9 +82,9 @@ def run(verb: str, arguments: list[str]) -> int:
 
 
 class CommandLine(LightningCLI):
-    """LightningCLI with sizes taken from the data, one folder a run, and callbacks that every run has."""
+    """LightningCLI that fills in model options from the data, and gives each run a folder and callbacks."""
 
-    _wrong_size = ""  # what is to be said of a size that the model and its data do not share
+    _wrong_size = ""  # the message about an option on which model and data disagree
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--wandb", type=bool, default=False, help="Also log to Weights & Biases.")
@@ -192,7 +192,7 @@ class CommandLine(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeFileIO()]
         if hasattr(self.model, "env_steps") and isinstance(config["val_check_interval"], int):
-            # counted over the run, so that one shorter than the interval is no mistake: it is judged at its end
+            # counted over the whole run: a run shorter than the interval is validated at its end
             kwargs["check_val_every_n_epoch"] = options.trainer.check_val_every_n_epoch = None
         self.trainer_defaults["callbacks"] = parts.callbacks(
             str(self.subcommand), self.model, self.datamodule, root, options
@@ -210,7 +210,7 @@ class CommandLine(LightningCLI):
             check_model(self.model, self._resumed, Path(self._get_option("ckpt_path")))
 
     def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
-        """Trains, and says at the end where the run is or how to go on with it."""
+        """Trains, and prints at the end where the run is or how to resume it."""
         root = Path(self.trainer.default_root_dir)
         writes = not self.config[self.subcommand].trainer.fast_dev_run
         resumed, self._resumed = self._resumed or {}, None
@@ -223,22 +223,22 @@ class CommandLine(LightningCLI):
             where = f"in {root}" if writes else "for a trial that writes nothing"
             print(f"{begin}, precision {self.trainer.precision}, {where}", file=sys.stderr)
         if changed and self.trainer.is_global_zero:
-            print(f"going on with {', '.join(changed)}", file=sys.stderr)
+            print(f"resuming with {', '.join(changed)}", file=sys.stderr)
         try:
             self.trainer.fit(model, **kwargs)
         except SystemExit:  # Lightning's last word after Ctrl-C
             if not self.trainer.interrupted:
                 raise
         except (UserError, MisconfigurationException, OSError, RuntimeError) as error:
-            raise _told(error, root) from None
+            raise _as_user_error(error, root) from None
         if self.trainer.is_global_zero:
             self._conclude(model, root, before, writes)
 
     def _conclude(self, model: L.LightningModule, root: Path, before: int, writes: bool) -> None:
-        """Says how a run ended; a run that has learned nothing is a mistake."""
+        """Prints how a run ended; a run that trained nothing is an error."""
         saved = latest_checkpoint(root)
         if self.trainer.interrupted:
-            end = f"interrupted; to go on: {resume_command(saved)}" if saved else "interrupted; nothing saved yet"
+            end = f"interrupted; to resume: {resume_command(saved)}" if saved else "interrupted; nothing saved yet"
         elif steps_done(self.trainer, model) == before:
             longer = (
                 "data.total_env_steps" if hasattr(model, "env_steps") else "trainer.max_epochs or trainer.max_steps"
@@ -256,8 +256,8 @@ class CommandLine(LightningCLI):
         return self.config[self.config.subcommand].get(name)
 
 
-def _told(error: Exception, root: Path) -> Exception:
-    """What ended a training as a mistake of the user, if it is one."""
+def _as_user_error(error: Exception, root: Path) -> Exception:
+    """The error that ended a fit, as a UserError if the user can fix it."""
     saved, text = latest_checkpoint(root), one_line(str(error))
     if isinstance(error, UserError):
         text = f"{text}; the last good checkpoint is {saved}" if saved and "diverged" in text else text

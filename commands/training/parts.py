@@ -52,8 +52,8 @@ def callbacks(
 def early_stopping(data: Points, root: Path, epochs_a_validation: int) -> list[Callback]:
     """Keeps the best checkpoint of a density of a user's own table, and stops when it no longer improves.
 
-    A table is often small enough to be learned by heart, and its validation loss, a likelihood, says when that begins.
-    It waits for 10 validations and for 1,000 steps at least.
+    A table is often small enough to be memorised, and the validation loss, a likelihood, shows when that begins.
+    Patience is 10 validations and at least 1,000 steps.
     """
     epoch = data.batches_per_epoch or max(1, len(data.points("train")) // data.batch_size)
     patience = max(10, math.ceil(1000 / (epoch * epochs_a_validation)))
@@ -68,7 +68,7 @@ def loggers(module: L.LightningModule, root: Path, wandb: bool, resumed: dict[st
     """CSV and TensorBoard logs in the run folder, and Weights & Biases if asked for.
 
     Args:
-        resumed: the checkpoint that the run goes on from: its log keeps the rows up to there.
+        resumed: the checkpoint that the run resumes from; the log keeps its rows up to there.
     """
     # a step here may be thousands of environment steps: Lightning would write at multiples of 100 only
     every = 1 if hasattr(module, "env_steps") else 100
@@ -103,12 +103,12 @@ def check_precision(module: L.LightningModule, precision: str | int | None) -> N
 
 
 def is_worker() -> bool:
-    """Whether this is a process that DDP started beside the first one."""
+    """Whether DDP started this process in addition to the first."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 class SayCompiling(Callback):
-    """Says that the first step will take long, and the option that avoids it."""
+    """Prints that compiling takes long, and the option that avoids it."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if any(part._compiled_call_impl is not None for part in pl_module.modules()):
@@ -118,7 +118,7 @@ class SayCompiling(Callback):
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's bar, without a last epoch where the run has none."""
+    """Lightning's progress bar; an endless run shows no last epoch."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         endless = (self.trainer.max_epochs or -1) < 0
@@ -130,7 +130,7 @@ class ConfigOfRun(SaveConfigCallback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self.config.ckpt_path = None  # how a run went on is no part of its config
+            self.config.ckpt_path = None  # the checkpoint that a run resumed from is no part of its config
             super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Run folders: their checkpoints, their logs, where they came from, how to go on with them."""
+"""Run folders: their checkpoints, their logs, and how to resume them."""
 
 import csv
 import inspect
@@ -20,10 +20,10 @@ PLAIN = (str, int, float, list, tuple, type(None))  # values that can be compare
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint of this project: tensors and plain values only, nothing else is unpickled.
+    """Reads a training checkpoint of this project: tensors and plain values; nothing else is unpickled.
 
     Raises:
-        UserError: if the file is absent, truncated, holds other objects, or comes from elsewhere.
+        UserError: if the file is missing, truncated, holds other objects, or was written by other software.
     """
     if not path.is_file():
         raise UserError(f"the checkpoint {str(path)!r} does not exist")
@@ -33,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is refused: it is damaged, or holds objects other than tensors and plain values"
         ) from None
-    except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
+    except Exception as error:  # torch.load raises a dozen different exceptions for damaged files
         raise UserError(f"{path} is not a whole training checkpoint: {one_line(str(error))}") from None
     needed = ("model", "arguments", "state_dict", "origin", "global_step")
     if not isinstance(content, dict) or any(key not in content for key in needed):
@@ -78,7 +78,7 @@ def _difference(module: Any, content: dict[str, Any]) -> str:
 
 
 def changed_options(content: dict[str, Any], model: Any, data: Any) -> list[str]:
-    """What a config says otherwise than a checkpoint: "model.learning_rate 0.001 (it was 0.003)"."""
+    """Options that differ between a config and a checkpoint, as "model.learning_rate 0.001 (it was 0.003)"."""
     changes = []
     for part, key, now in (("model", "hyper_parameters", model), ("data", "datamodule_hyper_parameters", data)):
         before = content.get(key) or {}
@@ -90,7 +90,7 @@ def changed_options(content: dict[str, Any], model: Any, data: Any) -> list[str]
 
 
 def keep_rows(logger: Any, log: Path, steps: int) -> None:
-    """Hands the first `steps` steps of a log to the logger that goes on with it; Lightning would start an empty one."""
+    """Copies the first `steps` steps of a log into the logger of a resumed run; Lightning would start an empty one."""
     if not log.is_file():
         return
     with log.open(newline="") as file:
@@ -102,7 +102,7 @@ def keep_rows(logger: Any, log: Path, steps: int) -> None:
 
 
 def resume_command(path: Path) -> str:
-    """The command line of this run, to go on from the checkpoint at `path`."""
+    """The command line that resumes this run from the checkpoint at `path`."""
     words, skip = [], False
     for word in sys.argv[1:]:
         if skip or word.startswith("--ckpt_path"):

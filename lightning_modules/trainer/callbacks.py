@@ -1,4 +1,4 @@
-"""What several algorithms do around their training: averaged weights, pictures, curves, records, Ctrl-C."""
+"""Callbacks for every algorithm: averaged weights, sample pictures, learning curves, predictions, saving on Ctrl-C."""
 
 import csv
 import signal
@@ -20,13 +20,14 @@ from lightning_modules.trainer.progress import save_run
 from lightning_modules.trainer.record import steps_done
 from zoo.errors import UserError
 from zoo.pictures import image_grid
+from zoo.protocols import Sampler
 
 
 class EMA(WeightAveraging):
     """average <- d average + (1 - d) weights after each optimizer step, d = min(decay, (1 + n) / (10 + n)) at step n.
 
-    Without the ramp a short run would publish mostly its initial weights. The checkpoint's `state_dict` is the average;
-    validation, the pictures drawn in it and the weights after `fit` are the average too.
+    Without the ramp, the average of a short run would consist mostly of its initial weights. The `state_dict` of a
+    checkpoint is the average; so are the weights in validation and after `fit`.
 
     Args:
         decay: d in the long run.
@@ -37,7 +38,7 @@ class EMA(WeightAveraging):
             raise UserError(f"EMA decay must be at least 0 and below 1, got {decay}")
 
         def update(average: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-            # `count` stays a tensor, so that a GPU is never waited for
+            # `count` stays a tensor: no synchronisation with a GPU
             step = torch.clamp((1 + count) / (10 + count), max=decay)
             change = torch._foreach_sub(weights, average)
             torch._foreach_mul_(change, 1 - step)
@@ -46,29 +47,38 @@ class EMA(WeightAveraging):
         super().__init__(use_buffers=False, multi_avg_fn=torch.no_grad()(update))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Outside `fit` there is nothing to average, and nothing that Lightning would have to warn of."""
+        """Does nothing outside `fit`, where there is nothing to average and Lightning would warn."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning swaps the weights back here, before later callbacks have drawn their pictures: wait for the end."""
+        """Waits for `on_validation_end`: Lightning would swap the weights back before other callbacks draw pictures."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
 
 
 class SamplePictures(Callback):
-    """Draws the same latents after each validation in `fit`: `samples/step-<steps>.png` in the run folder, TensorBoard.
+    """Samples from the same latents after each validation of `fit`: `samples/step-<steps>.png`, and in TensorBoard.
 
     Args:
         num_samples: images a picture.
-        steps: DDIM steps; as many as the model has, if it has fewer.
+        steps: of a denoiser, by DDIM; as many as it has, if it has fewer.
         every_n_validations: draw after each n-th validation only.
     """
 
     def __init__(self, num_samples: int = 64, steps: int = 50, every_n_validations: int = 1) -> None:
         self.num_samples, self.steps, self.every_n_validations = num_samples, steps, every_n_validations
         self._validations = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses a model that draws no images."""
+        model = pl_module.model
+        if stage == "fit" and not (isinstance(model, Sampler) and len(model.shape) == 3):
+            raise UserError(
+                f"SamplePictures draws images, but {type(pl_module).__name__} here models another kind of data: "
+                "leave it out of trainer.callbacks"
+            )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -77,10 +87,9 @@ class SamplePictures(Callback):
         if not trainer.is_global_zero or self._validations % self.every_n_validations:
             return
         model: Any = pl_module.model
-        classes = model.labels_in_turn(torch.arange(self.num_samples))
+        options = {"steps": min(self.steps, model.process.num_timesteps)} if hasattr(model, "process") else {}
         generator = torch.Generator().manual_seed(0)
-        steps = min(self.steps, model.process.num_timesteps)
-        images = model.sample(self.num_samples, steps=steps, labels=classes, generator=generator)
+        images = model.sample(self.num_samples, labels=_labels(model, self.num_samples), generator=generator, **options)
         grid = image_grid(images)
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +98,15 @@ class SamplePictures(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid, trainer.global_step, dataformats="HWC")
+
+
+def _labels(model: Sampler, count: int) -> Tensor | None:
+    """Labels (count, columns) that run through all classes, the first column fastest; None if there are none."""
+    index, columns = torch.arange(count), []
+    for classes in model.labels:
+        columns.append(index % classes)
+        index = index // classes
+    return torch.stack(columns, dim=1) if columns else None
 
 
 class Predictions(BasePredictionWriter):
@@ -127,7 +145,7 @@ class LearningCurves(Callback):
         self._draw(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if steps_done(trainer, pl_module):  # a run that never began leaves no files
+        if steps_done(trainer, pl_module):  # a run that never started leaves no files
             self._draw(trainer)
 
     def _draw(self, trainer: L.Trainer) -> None:
@@ -144,7 +162,7 @@ class LearningCurves(Callback):
                 for name, value in row.items():
                     if value and name not in ("step", "epoch"):
                         curves[name].append((float(row["step"]), float(value)))
-        # a line that never moves says nothing; the config tells its value
+        # a constant line shows nothing that the config does not say
         curves = {name: points for name, points in curves.items() if len(points) < 3 or len({y for _, y in points}) > 1}
         if not curves:
             return

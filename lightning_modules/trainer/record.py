@@ -1,4 +1,4 @@
-"""What every checkpoint says of itself: how to rebuild the model, what trained it on what, and random states."""
+"""The record in every checkpoint: how to rebuild its model, what trained it on which data, and random states."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
 
 
 class RunRecord(Callback):
-    """Puts into each checkpoint what an exported model and a resumed run need.
+    """Writes into each checkpoint what an exported model and a resumed run need.
 
     model, arguments: a key of `checkpoints.table.MODELS` and the arguments of its class, as `construct` set them.
     algorithm, paper, data, protocol, origin: see `checkpoints.catalogue.Description`.
@@ -67,7 +67,7 @@ class RunRecord(Callback):
         checkpoint["algorithm"] = type(module).__name__
         checkpoint["paper"] = getattr(module, "paper", "")
         checkpoint["data"] = {} if data is None else describe_data(data)
-        # what the data can be asked goes before what the algorithm is usually asked
+        # the protocol of the data takes precedence over that of the algorithm
         checkpoint["protocol"] = getattr(data, "protocol", "") or getattr(module, "protocol", "")
         checkpoint["origin"] = self._made_by | {"steps": steps_done(trainer, pl_module)}
         if hasattr(module, "env_steps"):

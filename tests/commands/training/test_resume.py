@@ -52,7 +52,7 @@ def test_a_resumed_run_follows_its_config(resumable, curve, capsys):
     options = ("--model.learning_rate", 1e-5, "--model.weight_decay", 0.5, "--data.batch_size", 3)
     fit(resumable, "--ckpt_path", "last", *options)
     told = capsys.readouterr().err
-    assert "going on with data.batch_size 3 (it was 6), model.learning_rate 1e-05 (it was 0.003)" in told
+    assert "resuming with data.batch_size 3 (it was 6), model.learning_rate 1e-05 (it was 0.003)" in told
     content = read(resumable / "last.ckpt")
     (group,) = content["optimizer_states"][0]["param_groups"]
     assert (group["lr"], group["weight_decay"]) == (1e-5, 0.5)
@@ -99,7 +99,7 @@ def test_ctrl_c_and_sigterm_save_the_running_step_and_say_how_to_go_on(tiny_run,
     assert "Traceback" not in log
     assert read(folder / "interrupted.ckpt")["global_step"] == step + 1
     assert (folder / "curves.png").is_file()
-    told = re.search(r"^interrupted; to go on: python cli.py (.+)$", log, re.M)[1]
+    told = re.search(r"^interrupted; to resume: python cli.py (.+)$", log, re.M)[1]
     words = shlex.split(told)
     assert words[-2:] == ["--ckpt_path", str(folder / "interrupted.ckpt")]
     before = sys.argv

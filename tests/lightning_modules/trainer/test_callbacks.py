@@ -12,6 +12,7 @@ from torch import nn
 
 import checkpoints
 from datamodules.loader import InMemoryLoader
+from lightning_modules import NICE
 from lightning_modules.trainer.callbacks import EMA, LearningCurves, Predictions, SamplePictures
 from lightning_modules.trainer.record import RunRecord
 from tests.runs import read
@@ -191,6 +192,23 @@ def test_pictures_are_drawn_with_the_average_from_the_same_latents(tiny_run):
         pixels = np.asarray(picture)
     assert np.array_equal(pixels, drawn(content["state_dict"]))
     assert not np.array_equal(pixels, drawn(content["current_model_state"]))
+
+
+def test_pictures_of_any_model_of_images_and_of_no_other(tmp_path):
+    state, stage = SimpleNamespace(fn="fit"), "fit"
+    trainer = SimpleNamespace(
+        state=state, sanity_checking=False, fast_dev_run=False, is_global_zero=True, default_root_dir=str(tmp_path),
+        global_step=3, loggers=[],
+    )  # fmt: skip
+    callback = SamplePictures(num_samples=6)
+    flow = NICE(image_shape=(1, 4, 4), levels=17, hidden=4, num_classes=3, class_conditional=True)
+    callback.setup(trainer, flow, stage)
+    callback.on_validation_epoch_end(trainer, flow)
+    with Image.open(tmp_path / "samples" / "step-0000003.png") as picture:
+        drawn = flow.model.sample(6, labels=torch.arange(6) % 3, generator=torch.Generator().manual_seed(0))
+        assert np.array_equal(np.asarray(picture), image_grid(drawn))
+    with pytest.raises(UserError, match="SamplePictures draws images, but NICE here models another kind of data"):
+        callback.setup(trainer, NICE(num_features=2), stage)
 
 
 @pytest.mark.parametrize(
