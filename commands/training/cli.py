@@ -260,6 +260,7 @@ def _as_user_error(error: Exception, root: Path) -> Exception:
     """The error that ended a fit, as a UserError if the user can fix it."""
     saved, text = latest_checkpoint(root), one_line(str(error))
     if isinstance(error, UserError):
+        text = str(error)
         text = f"{text}; the last good checkpoint is {saved}" if saved and "diverged" in text else text
         return UserError(text)
     if isinstance(error, OSError):

@@ -34,13 +34,17 @@ class RunRecord(Callback):
         self._restored: dict[str, Tensor] | None = None
         self._made_by: dict[str, Any] = {}
         self._resumed = False
+        self._rate: float | None = None
         self._optimizers: list[list[dict[str, Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         seed = os.environ.get("PL_GLOBAL_SEED")
+        self._rate = pl_module.hparams.get("learning_rate")
         self._made_by = {"seed": None if seed is None else int(seed), "commit": commit(), "versions": versions()}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if pl_module.hparams.get("learning_rate") != self._rate:  # a tuner has found another
+            trainer.strategy.setup_optimizers(trainer)
         self._optimizers = settings(trainer.optimizers)  # before Lightning restores those of a checkpoint
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -82,7 +86,8 @@ class RunRecord(Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("random_states")
-        self._resumed = trainer.state.fn == "fit"
+        # a tuner restores its own checkpoint too, but after the optimizers are made
+        self._resumed = trainer.state.fn == "fit" and not trainer.optimizers
 
 
 def record(module: L.LightningModule) -> list[Callback]:

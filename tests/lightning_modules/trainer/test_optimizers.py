@@ -3,6 +3,7 @@ import math
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from datamodules.loader import InMemoryLoader
@@ -90,6 +91,25 @@ def test_a_resumed_run_has_the_learning_rates_of_its_config(changed, tmp_path):
     if not changed:
         other = trained(tmp_path, 2, str(half), **cosine)[0].rates
         assert other == train(max_epochs=2, **cosine)[4:] != resumed.rates[:4]
+
+
+def test_a_rate_that_a_tuner_finds_is_that_of_the_run(tmp_path):
+    class Finder(Callback):
+        """What a `LearningRateFinder` does: it trains, restores what was before, and sets another rate."""
+
+        def on_fit_start(self, trainer, module):
+            trainer.save_checkpoint(tmp_path / "before.ckpt")
+            trainer._checkpoint_connector.restore(tmp_path / "before.ckpt", weights_only=True)
+            module.hparams.learning_rate = 0.0625
+
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[Finder(), RunRecord()],
+    )  # fmt: skip
+    module = Line(**OPTIONS, learning_rate_schedule="cosine")
+    module.model_name, module.arguments = "line", {}
+    trainer.fit(module, InMemoryLoader(torch.randn(20, 3), torch.randn(20), 5, shuffle=True))
+    assert module.rates == train(learning_rate=0.0625, learning_rate_schedule="cosine")
 
 
 @pytest.mark.parametrize(
