@@ -89,9 +89,10 @@ class NoisyClassifier(nn.Module):
         return {"x": x, "t": torch.tensor([1 + last // 3, last])}
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        times = embed_times(t * (1000 / self.process.num_timesteps), self.channels, x.dtype)
+        dtype = self.conv_in.weight.dtype
+        times = embed_times(self.process.in_thousandths(t), self.channels, dtype)
         embedding = F.silu(self.embed_time(times))  # (B, E)
-        h = self.conv_in(network_input("eps", self.process, x, t))
+        h = self.conv_in(network_input("eps", self.process, x, t).to(dtype))
         for i, level in enumerate(self.levels):
             h = F.avg_pool2d(h, 2) if i else h  # (B, C, H / 2, W / 2)
             for block in level:  # type: ignore[attr-defined]
