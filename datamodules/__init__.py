@@ -2,7 +2,8 @@
 
 from datamodules.densities import Densities, Points
 from datamodules.experience import Experience, Replay
-from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+from datamodules.folder import ImageFolder
+from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST
 from datamodules.latents import Latents
 from datamodules.shapes import Shapes
 

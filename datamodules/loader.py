@@ -47,6 +47,8 @@ class InMemoryLoader:
         self.transform = transform
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.drawn = 0  # batches of the stream that were handed out
+        self._in_epoch = 0  # of those, batches of the epoch that is running
+        self._begin_at = 0  # where in its epoch a resumed run goes on
         rows = len(inputs)
         if shuffle:
             self._length = batches_per_epoch or max(1, rows // (batch_size * world_size))
@@ -63,16 +65,25 @@ class InMemoryLoader:
             for rows in self._own.split(self.batch_size):
                 yield self._gather(rows)
             return
-        for _ in range(self.drawn % self._length, self._length):
+        self._in_epoch, self._begin_at = self._begin_at, 0
+        while self._in_epoch < self._length:
+            self._in_epoch += 1
             self.drawn += 1
             yield self._gather(self._rows_of_batch(self.drawn - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands; Lightning stores it in the checkpoint."""
-        return {"drawn": self.drawn}
+        return {"drawn": self.drawn, "in_epoch": self._in_epoch % self._length, "rows": self._rows_a_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.drawn = state["drawn"]
+        """Goes on behind the rows that were drawn, in batches of this loader's size."""
+        rows = state["drawn"] * state.get("rows", self._rows_a_batch)
+        self.drawn = -(-rows // self._rows_a_batch)
+        self._in_epoch = self._begin_at = state.get("in_epoch", state["drawn"] % self._length)
+
+    @property
+    def _rows_a_batch(self) -> int:
+        return self.batch_size * self.world_size
 
     def _rows_of_batch(self, index: int) -> Tensor:
         start = (index * self.world_size + self.rank) * self.batch_size

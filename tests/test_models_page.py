@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints.catalogue import RESULTS, WEIGHTS, Description, describe, in_bytes, read_json, shipped
+from commands.list import data_of, headline_of, with_error
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
@@ -42,7 +43,7 @@ def row(folder: Path) -> str:
         algorithm_of(described),
         data_of(described),
         metric,
-        with_error(entry["value"], entry["spread"] / math.sqrt(entry["size"])),
+        headline_of(entry),
         over_seeds([*seeds.values()]),
         in_bytes((folder / WEIGHTS).stat().st_size),
     ]
@@ -54,20 +55,6 @@ def algorithm_of(described: Description) -> str:
     name = described.algorithm or described.model
     found = re.search(r"arXiv:(\d{4}\.\d{4,5})", described.paper)
     return f"[{name}](https://arxiv.org/abs/{found[1]})" if found else name
-
-
-def data_of(described: Description) -> str:
-    """An environment, a density of the plane, or a DataModule."""
-    arguments = described.data["arguments"]
-    return str(arguments.get("environment") or arguments.get("name") or described.data["class"])
-
-
-def with_error(value: float, error: float) -> str:
-    """A number to the second digit of its error, or to four digits if it has none."""
-    if error == 0:
-        return f"{value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
 def over_seeds(values: list[float]) -> str:

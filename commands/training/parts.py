@@ -1,25 +1,30 @@
 """What this project adds to a Trainer: loggers, callbacks, precision, whole checkpoints."""
 
 import importlib.util
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from checkpoints.whole import written_whole
-from commands.training.runs import INTERRUPTED, LAST, keep_rows
+from commands.training.runs import BEST, INTERRUPTED, LAST, keep_rows
+from datamodules import Points
 from lightning_modules.trainer.callbacks import LearningCurves, Predictions, SaveOnInterrupt
 from lightning_modules.trainer.progress import EnvStepBar, EnvStepCheckpoint
 from zoo.errors import UserError
 
 
-def callbacks(verb: str, module: L.LightningModule, root: Path, options: Namespace) -> list[Callback]:
-    """The callbacks that every run has beside those of its config.
+def callbacks(
+    verb: str, module: L.LightningModule, data: L.LightningDataModule, root: Path, options: Namespace
+) -> list[Callback]:
+    """The callbacks that every run has in addition to those of its config.
 
     Args:
         verb: fit, validate, test or predict. root: the run folder. options: those of the verb.
@@ -32,7 +37,9 @@ def callbacks(verb: str, module: L.LightningModule, root: Path, options: Namespa
         added.append(Predictions())
     if verb != "fit" or options.trainer.fast_dev_run:
         return added
-    added.append(LearningCurves())
+    added += [LearningCurves(), SayCompiling()]
+    if isinstance(data, Points) and options.early_stopping and options.trainer.limit_val_batches != 0:
+        added += early_stopping(data, root, options.trainer.check_val_every_n_epoch or 1)
     if plays:
         added.append(EnvStepCheckpoint(root / LAST, options.save_every_n_env_steps))
     else:
@@ -40,6 +47,21 @@ def callbacks(verb: str, module: L.LightningModule, root: Path, options: Namespa
         added.append(ModelCheckpoint(root, filename=stem, every_n_epochs=every, enable_version_counter=False))
     added.append(SaveOnInterrupt(root / INTERRUPTED))
     return added
+
+
+def early_stopping(data: Points, root: Path, epochs_a_validation: int) -> list[Callback]:
+    """Keeps the best checkpoint of a density of a user's own table, and stops when it no longer improves.
+
+    A table is often small enough to be learned by heart, and its validation loss, a likelihood, says when that begins.
+    It waits for 10 validations and for 1,000 steps at least.
+    """
+    epoch = data.batches_per_epoch or max(1, len(data.points("train")) // data.batch_size)
+    patience = max(10, math.ceil(1000 / (epoch * epochs_a_validation)))
+    stem = BEST.removesuffix(".ckpt")
+    return [
+        ModelCheckpoint(root, filename=stem, monitor="val/loss", enable_version_counter=False),
+        EarlyStopping("val/loss", patience=patience, check_on_train_epoch_end=False),
+    ]
 
 
 def loggers(module: L.LightningModule, root: Path, wandb: bool, resumed: dict[str, Any] | None) -> list[Logger]:
@@ -84,6 +106,16 @@ def check_precision(module: L.LightningModule, precision: str | int | None) -> N
 def is_worker() -> bool:
     """Whether this is a process that DDP started beside the first one."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+class SayCompiling(Callback):
+    """Says that the first step will take long, and the option that avoids it."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if any(part._compiled_call_impl is not None for part in pl_module.modules()):
+            rank_zero_info(
+                "compiling the network: a minute or more, several for large images; --model.compile false avoids it"
+            )
 
 
 class EpochBar(RichProgressBar):

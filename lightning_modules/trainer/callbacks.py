@@ -71,7 +71,7 @@ class SamplePictures(Callback):
         self._validations = 0
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._validations += 1
         if not trainer.is_global_zero or self._validations % self.every_n_validations:
@@ -144,6 +144,8 @@ class LearningCurves(Callback):
                 for name, value in row.items():
                     if value and name not in ("step", "epoch"):
                         curves[name].append((float(row["step"]), float(value)))
+        # a line that never moves says nothing; the config tells its value
+        curves = {name: points for name, points in curves.items() if len(points) < 3 or len({y for _, y in points}) > 1}
         if not curves:
             return
 
@@ -173,20 +175,20 @@ class LearningCurves(Callback):
 
 
 class SaveOnInterrupt(Callback):
-    """The first Ctrl-C saves the whole state after the running step and then stops; a second one stops at once.
+    """The first Ctrl-C or SIGTERM saves the whole state after the running step and then stops; a second stops at once.
 
     After the last step of an epoch its validation comes first: a resumed run would leave it out. With several processes
-    Ctrl-C stops at once: `last.ckpt` is what the run goes on from.
+    either stops at once: `last.ckpt` is what the run goes on from.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._asked = False
-        self._former: Any = None
+        self._former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGINT, self._ask)
+            self._former = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
@@ -195,10 +197,17 @@ class SaveOnInterrupt(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop_if_asked(trainer)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
-            self._former = None
+    # not in `teardown`, where Lightning has given its own handlers back already
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         if self._asked:
