@@ -1,6 +1,8 @@
 """What several algorithms do around their training: averaged weights, pictures, curves, records, Ctrl-C."""
 
 import csv
+import inspect
+import math
 import signal
 import threading
 from collections import defaultdict
@@ -20,6 +22,7 @@ from lightning_modules.trainer.progress import save_run
 from lightning_modules.trainer.record import steps_done
 from zoo.errors import UserError
 from zoo.pictures import image_grid
+from zoo.protocols import Sampler
 
 
 class EMA(WeightAveraging):
@@ -60,15 +63,25 @@ class EMA(WeightAveraging):
 class SamplePictures(Callback):
     """Draws the same latents after each validation in `fit`: `samples/step-<steps>.png` in the run folder, TensorBoard.
 
+    Any model that draws images will do; classes come in turn.
+
     Args:
         num_samples: images a picture.
-        steps: DDIM steps; as many as the model has, if it has fewer.
+        steps: of a model that takes steps; as many as it was trained with, if these are fewer.
         every_n_validations: draw after each n-th validation only.
     """
 
     def __init__(self, num_samples: int = 64, steps: int = 50, every_n_validations: int = 1) -> None:
         self.num_samples, self.steps, self.every_n_validations = num_samples, steps, every_n_validations
         self._validations = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        model = getattr(pl_module, "model", None)
+        if not isinstance(model, Sampler) or len(model.shape) != 3:
+            raise UserError(
+                f"the callback SamplePictures is for models that draw images, and {type(pl_module).__name__} here does "
+                "not: leave it out"
+            )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -77,11 +90,14 @@ class SamplePictures(Callback):
         if not trainer.is_global_zero or self._validations % self.every_n_validations:
             return
         model: Any = pl_module.model
-        classes = model.labels_in_turn(torch.arange(self.num_samples))
-        generator = torch.Generator().manual_seed(0)
-        steps = min(self.steps, model.process.num_timesteps)
-        images = model.sample(self.num_samples, steps=steps, labels=classes, generator=generator)
-        grid = image_grid(images)
+        options: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
+        if "steps" in inspect.signature(model.sample).parameters:
+            options["steps"] = min(self.steps, model.process.num_timesteps)
+        if model.labels:
+            index = torch.arange(self.num_samples) % math.prod(model.labels)
+            columns = torch.unravel_index(index, tuple(reversed(model.labels)))  # the last one fastest
+            options["labels"] = torch.stack(columns[::-1], dim=1)
+        grid = image_grid(model.sample(self.num_samples, **options))
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / f"step-{trainer.global_step:07d}.png") as beside:

@@ -26,7 +26,7 @@ from zoo.diffusion.schedules import times_for
 from zoo.diffusion.solvers import SamplerName, sampler_of
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, label_columns
-from zoo.random import normal
+from zoo.random import normal, per_row
 
 
 class ImageDiffusion(nn.Module):
@@ -165,7 +165,7 @@ class ImageDiffusion(nn.Module):
         Args:
             n: Number of images, at least 1.
             labels: Class of each image, (n,) or (n, columns); without labels a model with a null label draws any class.
-            generator: Source of the noise; a generator in the same state draws the same images.
+            generator: Source of the noise; in the same state it draws the same images, however many follow.
             sampler: Method; "heun" and "dpm++2m" are good in 10 to 20 steps, "ddim" in 50, the others need more.
             steps: Denoising steps, at most those of training; one network evaluation each, two for "heun" and
                 "predictor-corrector" except in the last.
@@ -196,7 +196,8 @@ class ImageDiffusion(nn.Module):
         device, shape = next(self.parameters()).device, (n, *self.image_shape)
         if noise is not None and noise.shape != shape:
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
-        x = normal(shape, generator, device) if noise is None else noise.to(device)
+        source = per_row(generator)
+        x = normal(shape, source, device) if noise is None else noise.to(device)
         if self.process.exploding:
             x = x * self.process.at(times[0])[1]
         if classifier is None:
@@ -215,19 +216,15 @@ class ImageDiffusion(nn.Module):
             else:
                 denoise = classifier_guidance(denoise, self.process, log_prob, guidance_scale)
             denoise = clipped(denoise)
-        return solve(denoise, self.process, x, times, generator=generator, on_step=on_step)
+        return solve(denoise, self.process, x, times, generator=source, on_step=on_step)
 
     @torch.inference_mode()
     def bound(
-        self,
-        x0: Tensor,
-        levels: int,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, x0: Tensor, levels: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Bound:
         """Upper bound of -log p(x0) in nats, (B,) a term, x_0 clipped; see `zoo.diffusion.bound.variational_bound`."""
-        return variational_bound(self.denoiser(labels), self.process, x0, levels=levels, generator=generator)
+        denoise = self.denoiser(self._checked(labels, len(x0)))
+        return variational_bound(denoise, self.process, x0, levels=levels, generator=generator)
 
     @torch.no_grad()
     def log_likelihood(

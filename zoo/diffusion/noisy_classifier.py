@@ -88,6 +88,9 @@ class NoisyClassifier(nn.Module):
         x = torch.randn((2, *self.shape), generator=generator)
         return {"x": x, "t": torch.tensor([1 + last // 3, last])}
 
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.shape)}, labels={self.labels}, process={self.process}"
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         dtype = self.conv_in.weight.dtype
         times = embed_times(self.process.in_thousandths(t), self.channels, dtype)

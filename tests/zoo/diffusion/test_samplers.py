@@ -8,7 +8,6 @@ import torch
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import ancestral, ddim, ddim_invert, slerp
 from zoo.diffusion.schedules import timesteps
-from zoo.random import normal
 
 SCHEDULES = ("linear", "cosine")
 
@@ -155,7 +154,7 @@ def test_all_steps_are_the_textbook_algorithm(variance, gaussian):
         x = (x - betas[i] / math.sqrt(1 - alphas_bar[i]) * eps) / math.sqrt(1 - betas[i])
         if i > 0:
             tilde = (1 - alphas_bar[i - 1]) / (1 - alphas_bar[i]) * betas[i]
-            x = x + math.sqrt(tilde if variance == "small" else betas[i]) * normal((5, 3), generator, "cpu")
+            x = x + math.sqrt(tilde if variance == "small" else betas[i]) * torch.randn(5, 3, generator=generator)
     torch.testing.assert_close(drawn, x, rtol=0, atol=1e-10)  # float64 over 100 steps
 
 
@@ -167,7 +166,7 @@ def test_a_ddim_step_is_equations_12_and_16(t, s, eta):
     abar_t, abar_s = process.alpha_bar[t].item(), process.alpha_bar[s].item()
     sigma = eta * math.sqrt((1 - abar_s) / (1 - abar_t)) * math.sqrt(1 - abar_t / abar_s)
     eps = (x - math.sqrt(abar_t) * x0) / math.sqrt(1 - abar_t)
-    noise = normal((5, 3), seeded(), "cpu")
+    noise = torch.randn(5, 3, generator=seeded())
     expected = math.sqrt(abar_s) * x0 + math.sqrt(1 - abar_s - sigma**2) * eps + sigma * noise
     stepped = ddim(lambda *_: x0, process, x, [t, s], eta=eta, generator=seeded())
     torch.testing.assert_close(stepped, expected, rtol=0, atol=1e-12)
