@@ -91,7 +91,8 @@ def record(module: L.LightningModule) -> list[Callback]:
 
 def describe_data(data: L.LightningDataModule) -> dict[str, Any]:
     """{"class", "arguments"} of a DataModule, and where it has them the "levels" of grey, "label_names", "columns"."""
-    arguments = {key: plain(value) for key, value in data.hparams.items() if _is_plain(value)}
+    # a name with an underscore is the command line's own
+    arguments = {key: plain(value) for key, value in data.hparams.items() if key[0] != "_" and _is_plain(value)}
     described: dict[str, Any] = {"class": type(data).__name__, "arguments": arguments}
     for name in ("levels", "label_names", "columns"):
         if getattr(data, name, None):
