@@ -68,7 +68,7 @@ class ImageDiffusion(nn.Module):
         if null_label and not num_classes:
             raise ValueError("num_classes must be given with null_label, got 0")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.labels = self.num_classes = label_columns(num_classes)
+        self.labels = label_columns(num_classes)
         self.null_labels = torch.tensor([self.labels], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)

@@ -57,7 +57,6 @@ class NoisyClassifier(nn.Module):
         if channels < 2 or channels % 2:
             raise ValueError(f"channels must be an even positive number, got {channels!r}")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.num_classes = num_classes
         self.labels = (num_classes,)
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
         self.channels = channels
