@@ -127,7 +127,7 @@ class CommandLine(LightningCLI):
         return value
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        verb, words = sys.argv[1], sys.argv[2:]
+        verb, *words = sys.argv[1:] if args is None else args
         if not any(word.startswith(("--config", "--model", "-h")) or word.endswith("help") for word in words):
             raise UserError(f"{verb} needs a config: --config with a file or one of {', '.join(config_names())}")
         try:

@@ -44,7 +44,8 @@ class RunRecord(Callback):
         self._optimizers = settings(trainer.optimizers)  # before Lightning restores those of a checkpoint
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._resumed and (changed := apply_settings(trainer, self._optimizers)):
+        changed = apply_settings(trainer, self._optimizers) if self._resumed else None
+        if changed and not hasattr(pl_module, "env_steps"):  # such a module sets its learning rate in each step
             rank_zero_info(
                 f"the learning rate continues at {changed[1]:.4g}; the checkpoint had {changed[0]:.4g}: "
                 "the config's learning rate, warm-up or length of run has changed"

@@ -58,14 +58,14 @@ def parse():
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_every_config_names_options_that_exist(path, parse, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["lightning-zoo", "fit", "--config"])
+    monkeypatch.setattr(sys, "argv", ["lightning-zoo"])
     config = parse("--config", path.stem)
     written = yaml.safe_load(path.read_text())
     assert config.trainer.default_root_dir == written["trainer"]["default_root_dir"]
     assert config.model.class_path.endswith(written["model"]["class_path"])
 
 
-@pytest.mark.parametrize("path", cases())
+@pytest.mark.parametrize("path", [*cases()])
 def test_every_config_runs_a_few_steps(path, tiny_run, tmp_path, monkeypatch, command, curve):
     config = yaml.safe_load(path.read_text())
     data, folder = config["data"]["class_path"].rsplit(".", 1)[-1], tmp_path / "run"

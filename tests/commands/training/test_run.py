@@ -132,6 +132,13 @@ def test_other_runs_end_where_their_config_says(data):
     assert kinds.count(ModelCheckpoint) == 1
 
 
+@pytest.mark.parametrize(("epochs", "label"), [(-1, "Epoch 2"), (None, "Epoch 2"), (5, "Epoch 2/4")])
+def test_the_bar_has_no_last_epoch_where_the_run_has_none(epochs, label, monkeypatch):
+    bar = parts.EpochBar()
+    monkeypatch.setattr(parts.EpochBar, "trainer", Namespace(max_epochs=epochs))
+    assert bar._get_train_description(2).strip() == label
+
+
 def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(tiny_run, refused):
     before = snapshot(tiny_run)
     line = refused("fit", "--config", TINY, "--trainer.default_root_dir", tiny_run)
