@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return draw_flow(model, args)
     if not isinstance(model, ImageDiffusion):
         raise UserError(f"{args.model!r} draws nothing: its class is {type(model).__name__}")
-    if model.num_classes and model.null_labels is None:
+    if model.labels and model.null_labels is None:
         raise UserError(f"{args.model!r} needs labels: a figure is of a model that can do without")
     speed_up(model.network, device, args.precision, args.compile)
     numbers = KINDS[args.kind](model, args)
@@ -133,7 +133,7 @@ def draw_guidance(model: Any, args: argparse.Namespace) -> Numbers:
     """Each scale: the label that the judge reads, FID, precision, recall."""
     from commands.measures.common import draw_samples, mean, say
 
-    if not model.num_classes:
+    if not model.labels:
         raise UserError(f"{args.model!r} knows no labels, so nothing can guide it: take cfg-digits")
     judge = _judge(model, args)
     numbers: Numbers = []
@@ -209,7 +209,7 @@ def draw_inversion(model: Any, args: argparse.Namespace) -> Numbers:
     data = _data(model, args.model)
     process, device = model.process, next(model.parameters()).device
     images = data.images("test")[:10].to(device)
-    denoise = model.denoiser(data.labels("test")[:10].to(device) if model.num_classes else None, clip=False)
+    denoise = model.denoiser(data.labels("test")[:10].to(device) if model.labels else None, clip=False)
     lines, numbers = [images.cpu()], []
     with torch.inference_mode():
         for steps in [steps for steps in INVERTED if steps <= process.num_timesteps]:

@@ -89,13 +89,14 @@ def loggers(module: L.LightningModule, root: Path, wandb: bool, resumed: dict[st
 def check_precision(module: L.LightningModule, precision: str | int | None) -> None:
     """Refuses a precision in which a method does not learn.
 
-    Weights in 16 bits lose the small changes of an optimizer. Denoisers and classifiers tolerate it, as their modules
-    say with `trains_in_bfloat16`; likelihoods and policies do not.
+    Weights in 16 bits lose the small changes of an optimizer. Denoisers and classifiers tolerate bfloat16, as their
+    modules say with `trains_in_bfloat16`; likelihoods and policies do not. Gradients in float16 underflow in all.
 
     Raises:
         UserError: naming a precision that works.
     """
-    if str(precision) in ("16-true", "bf16-true") and not getattr(module, "trains_in_bfloat16", False):
+    tolerated = precision == "bf16-true" and getattr(module, "trains_in_bfloat16", False)
+    if str(precision) in ("16-true", "bf16-true") and not tolerated:
         raise UserError(
             f"trainer.precision {precision} keeps the weights themselves in 16 bits, too few to train "
             f"{type(module).__name__}: use 32-true or bf16-mixed"

@@ -1,6 +1,8 @@
 """Callbacks for every algorithm: averaged weights, sample pictures, learning curves, predictions, saving on Ctrl-C."""
 
 import csv
+import inspect
+import math
 import signal
 import threading
 from collections import defaultdict
@@ -61,9 +63,11 @@ class EMA(WeightAveraging):
 class SamplePictures(Callback):
     """Samples from the same latents after each validation of `fit`: `samples/step-<steps>.png`, and in TensorBoard.
 
+    Any model that draws images will do; classes come in turn.
+
     Args:
         num_samples: images a picture.
-        steps: of a denoiser, by DDIM; as many as it has, if it has fewer.
+        steps: of a model that takes steps; as many as it was trained with, if these are fewer.
         every_n_validations: draw after each n-th validation only.
     """
 
@@ -72,12 +76,11 @@ class SamplePictures(Callback):
         self._validations = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a model that draws no images."""
-        model = pl_module.model
-        if stage == "fit" and not (isinstance(model, Sampler) and len(model.shape) == 3):
+        model = getattr(pl_module, "model", None)
+        if not isinstance(model, Sampler) or len(model.shape) != 3:
             raise UserError(
-                f"SamplePictures draws images, but {type(pl_module).__name__} here models another kind of data: "
-                "leave it out of trainer.callbacks"
+                f"the callback SamplePictures is for models that draw images, and {type(pl_module).__name__} here does "
+                "not: leave it out"
             )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -87,10 +90,14 @@ class SamplePictures(Callback):
         if not trainer.is_global_zero or self._validations % self.every_n_validations:
             return
         model: Any = pl_module.model
-        options = {"steps": min(self.steps, model.process.num_timesteps)} if hasattr(model, "process") else {}
-        generator = torch.Generator().manual_seed(0)
-        images = model.sample(self.num_samples, labels=_labels(model, self.num_samples), generator=generator, **options)
-        grid = image_grid(images)
+        options: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
+        if "steps" in inspect.signature(model.sample).parameters:
+            options["steps"] = min(self.steps, model.process.num_timesteps)
+        if model.labels:
+            index = torch.arange(self.num_samples) % math.prod(model.labels)
+            columns = torch.unravel_index(index, tuple(reversed(model.labels)))  # the last one fastest
+            options["labels"] = torch.stack(columns[::-1], dim=1)
+        grid = image_grid(model.sample(self.num_samples, **options))
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / f"step-{trainer.global_step:07d}.png") as beside:
@@ -98,15 +105,6 @@ class SamplePictures(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid, trainer.global_step, dataformats="HWC")
-
-
-def _labels(model: Sampler, count: int) -> Tensor | None:
-    """Labels (count, columns) that run through all classes, the first column fastest; None if there are none."""
-    index, columns = torch.arange(count), []
-    for classes in model.labels:
-        columns.append(index % classes)
-        index = index // classes
-    return torch.stack(columns, dim=1) if columns else None
 
 
 class Predictions(BasePredictionWriter):

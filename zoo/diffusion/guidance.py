@@ -105,8 +105,10 @@ def drop_labels(labels: Tensor, null_labels: Tensor, probability: float) -> Tens
 
 def _rescaled(mixed: Tensor, conditional: Tensor, share: float) -> Tensor:
     axes = tuple(range(1, mixed.ndim))
-    ratio = conditional.std(axes, keepdim=True) / mixed.std(axes, keepdim=True)
-    return mixed * (share * ratio + 1 - share)
+    spread = mixed.std(axes, correction=0, keepdim=True)
+    flat = spread < 1e-6  # a constant estimate but for rounding: there is nothing to rescale
+    ratio = conditional.std(axes, correction=0, keepdim=True) / torch.where(flat, 1, spread)
+    return mixed * torch.where(flat, 1, share * ratio + 1 - share)
 
 
 def classifier_guidance(

@@ -57,7 +57,6 @@ class NoisyClassifier(nn.Module):
         if channels < 2 or channels % 2:
             raise ValueError(f"channels must be an even positive number, got {channels!r}")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.num_classes = num_classes
         self.labels = (num_classes,)
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
         self.channels = channels
@@ -88,10 +87,14 @@ class NoisyClassifier(nn.Module):
         x = torch.randn((2, *self.shape), generator=generator)
         return {"x": x, "t": torch.tensor([1 + last // 3, last])}
 
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.shape)}, labels={self.labels}, process={self.process}"
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        times = embed_times(t * (1000 / self.process.num_timesteps), self.channels, x.dtype)
+        dtype = self.conv_in.weight.dtype
+        times = embed_times(self.process.in_thousandths(t), self.channels, dtype)
         embedding = F.silu(self.embed_time(times))  # (B, E)
-        h = self.conv_in(network_input("eps", self.process, x, t))
+        h = self.conv_in(network_input("eps", self.process, x, t).to(dtype))
         for i, level in enumerate(self.levels):
             h = F.avg_pool2d(h, 2) if i else h  # (B, C, H / 2, W / 2)
             for block in level:  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from torch import nn
 
 import checkpoints
 from datamodules.loader import InMemoryLoader
-from lightning_modules import NICE
+from lightning_modules import Classifier, RealNVP
 from lightning_modules.trainer.callbacks import EMA, LearningCurves, Predictions, SamplePictures
 from lightning_modules.trainer.record import RunRecord
 from tests.runs import read
@@ -194,21 +194,40 @@ def test_pictures_are_drawn_with_the_average_from_the_same_latents(tiny_run):
     assert not np.array_equal(pixels, drawn(content["current_model_state"]))
 
 
-def test_pictures_of_any_model_of_images_and_of_no_other(tmp_path):
-    state, stage = SimpleNamespace(fn="fit"), "fit"
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (lambda: RealNVP(num_features=2), "and RealNVP here does not: leave it out"),
+        (lambda: Classifier((1, 8, 8), 10), "and Classifier here does not: leave it out"),
+    ],
+)
+def test_pictures_of_what_draws_no_images_are_refused(module, said):
+    with pytest.raises(UserError, match=f"SamplePictures is for models that draw images, {said}"):
+        SamplePictures().setup(SimpleNamespace(), module(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [((), None), ((3,), [0, 1, 2, 0]), ((3, 2), [[0, 0], [1, 0], [2, 0], [0, 1]])]
+)
+def test_pictures_of_any_model_show_its_classes_in_turn(labels, expected, tmp_path):
+    """A model without steps, of several label columns."""
+    asked = []
+
+    def sample(n, *, labels=None, generator=None):
+        asked.append(labels)
+        return torch.zeros(n, 1, 4, 4)
+
+    module = SimpleNamespace(model=SimpleNamespace(shape=(1, 4, 4), labels=labels, example=dict, sample=sample))
     trainer = SimpleNamespace(
-        state=state, sanity_checking=False, fast_dev_run=False, is_global_zero=True, default_root_dir=str(tmp_path),
-        global_step=3, loggers=[],
+        state=SimpleNamespace(fn="fit"), sanity_checking=False, is_global_zero=True, default_root_dir=str(tmp_path),
+        fast_dev_run=False, global_step=7, loggers=[],
     )  # fmt: skip
-    callback = SamplePictures(num_samples=6)
-    flow = NICE(image_shape=(1, 4, 4), levels=17, hidden=4, num_classes=3, class_conditional=True)
-    callback.setup(trainer, flow, stage)
-    callback.on_validation_epoch_end(trainer, flow)
-    with Image.open(tmp_path / "samples" / "step-0000003.png") as picture:
-        drawn = flow.model.sample(6, labels=torch.arange(6) % 3, generator=torch.Generator().manual_seed(0))
-        assert np.array_equal(np.asarray(picture), image_grid(drawn))
-    with pytest.raises(UserError, match="SamplePictures draws images, but NICE here models another kind of data"):
-        callback.setup(trainer, NICE(num_features=2), stage)
+    callback = SamplePictures(num_samples=4)
+    callback.setup(trainer, module, "fit")
+    callback.on_validation_epoch_end(trainer, module)
+    (given,) = asked
+    assert (None if given is None else given.squeeze(1).tolist()) == expected
+    assert (tmp_path / "samples" / "step-0000007.png").exists()
 
 
 @pytest.mark.parametrize(
