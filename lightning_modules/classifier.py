@@ -1,4 +1,4 @@
-"""An image classifier, the judge of the generative models."""
+"""An image classifier, which judges the generative models."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from zoo.nn.classifier import ImageClassifier
 
 
 class Classifier(L.LightningModule):
-    """Minimises the cross-entropy -log p(label | image), with smoothed labels and randomly moved images.
+    """Minimises the cross-entropy -log p(label | image), with smoothed labels and augmented images.
 
     Args:
         image_shape: (C, H, W); filled in from the data.

@@ -1,4 +1,4 @@
-"""A small convolutional classifier: the judge of the image models, and the feature space of their FID."""
+"""A small convolutional classifier, which judges generated images and provides the features of their FID."""
 
 import torch
 from torch import Tensor, nn

@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, followed by self-attention where asked."""
+    """A residual block, followed by self-attention if `attention` is true."""
 
     def __init__(self, widths: tuple[int, int], embedding_width: int, dropout: float, attention: bool) -> None:
         super().__init__()
@@ -129,9 +129,9 @@ class UNet(nn.Module):
         attention_levels: levels with self-attention, 0 the finest; the middle has it if the last level has.
         dropout: probability of dropping a feature in a residual block.
         num_classes: number of classes of each label column; one number for one column, 0 for no labels.
-        null_label: whether each column has one class more, num_classes, that stands for "not told".
-        patch_size: side of the pixel blocks that become channels of the first level: 2 makes each layer 4 times as
-            cheap, and the network sees all the pixels still.
+        null_label: whether each column has one more class, number num_classes, that stands for "no label".
+        patch_size: side of the pixel blocks that become channels of the first level; 2 makes each layer 4 times
+            cheaper, and no pixel is lost.
 
     Shapes:
         x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) or (B, columns); output as x, in the type of

@@ -31,6 +31,7 @@ MISTAKES = {
     "--trainer.limit_train_batches 0": "trainer.limit_train_batches must be positive, got 0",
     "--trainer.strategy ddp_spawn": "trainer.strategy 'ddp_spawn' cannot start this command line: use ddp",
     "--model RealNVP --data Densities --trainer.precision 16-true": "too few to train RealNVP: use 32-true",
+    "--model DDPM --data Digits --trainer.precision 16-true": "too few to train DDPM: use 32-true",
     "--trainer.max_epochs 0": "trainer.max_epochs must be positive, got 0",
     "--trainer.max_steps -7": "trainer.max_steps must be positive, got -7",
     "--trainer.log_every_n_steps 0": "trainer.log_every_n_steps must be positive, got 0",
