@@ -23,7 +23,7 @@ from zoo.diffusion.parameterization import check, network_input, prediction_to_x
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep
 from zoo.diffusion.schedules import times_for
-from zoo.diffusion.solvers import SamplerName, sampler_of
+from zoo.diffusion.solvers import SamplerName, sampler_of, takes
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, label_columns
 from zoo.random import normal, per_row
@@ -187,9 +187,9 @@ class ImageDiffusion(nn.Module):
         """
         if n < 1:
             raise UserError(f"n must be at least 1, got {n!r}")
-        if variance is None and sampler == "ddpm":
-            variance = "large" if steps == self.process.num_timesteps else "small"
         solve = sampler_of(sampler, eta=eta, variance=variance)
+        if variance is None and takes(sampler, "variance"):
+            solve = partial(solve, variance="large" if steps == self.process.num_timesteps else "small")
         times = times_for(self.process, steps, spacing)
         labels = self._checked(labels, n, classifier)
         check_guidance(labels, self.null_labels, classifier, guidance_scale, guidance_interval, guidance_rescale, n)
@@ -210,7 +210,7 @@ class ImageDiffusion(nn.Module):
         else:
             assert labels is not None
             denoise, log_prob = self.denoiser(clip=False), class_log_prob(classifier, labels)
-            if sampler == "ddpm":
+            if takes(sampler, "mean_gradient"):
                 scale = torch.as_tensor(guidance_scale, dtype=x.dtype, device=device).view(-1, 1, 1, 1)
                 solve = partial(solve, mean_gradient=lambda x_t, t: scale * log_prob_gradient(log_prob, x_t, t))
             else:

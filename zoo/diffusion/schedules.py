@@ -63,8 +63,8 @@ def karras_timesteps(process: NoiseProcess, steps: int, rho: float = 7.0, sigma_
     over the process' own range, each rounded to the nearest time (in log sigma / a) and kept distinct.
 
     Args:
-        sigma_max: levels above it are left out where enough times remain: the last steps of a cosine schedule, up to
-            2e4, differ in nothing that can be seen. 80 is the paper's.
+        sigma_max: higher levels are left out where enough times remain: those of a cosine schedule, up to 2e4, are all
+            pure noise. 80 is the paper's choice.
 
     References:
         Karras et al. 2022, arXiv:2206.00364, eq. 5 and table 1.
@@ -72,6 +72,8 @@ def karras_timesteps(process: NoiseProcess, steps: int, rho: float = 7.0, sigma_
     last = process.num_timesteps
     if not 1 <= steps <= last:
         raise UserError(f"steps must be between 1 and the model's {last}, got {steps!r}")
+    if steps == 1:  # the formula is 0 / 0
+        return [last, 0]
     levels = process.noise_levels[1:].log()  # (T,) rising
     top = min(math.log(sigma_max), levels[-1].item())
     top = max(top, levels[0].item())

@@ -126,6 +126,11 @@ def sampler_of(name: str, **options: object) -> Callable[..., Tensor]:
         raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
     given = {option: value for option, value in options.items() if value}
     for option, value in given.items():
-        if option not in inspect.signature(SAMPLERS[name]).parameters:
+        if not takes(name, option):
             raise UserError(f"{option} {value} has no meaning for sampler {name!r}: leave it out")
     return partial(SAMPLERS[name], **given)
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the sampler of that name has such an option of its own."""
+    return option in inspect.signature(SAMPLERS[name]).parameters

@@ -64,6 +64,9 @@ def test_karras_times_fall_from_at_most_the_last_to_zero(schedule, num_timesteps
         assert all(t > s for t, s in itertools.pairwise(times)), times
         assert times[-1] == 0
         assert 1 <= times[-2] <= times[0] <= num_timesteps
+        assert process.noise_levels[times[0]] >= min(20, process.noise_levels[-1])  # nearly pure noise
+        if steps == 1:
+            assert times == [num_timesteps, 0]
         if steps == num_timesteps:
             assert times == list(range(num_timesteps, -1, -1))
 
