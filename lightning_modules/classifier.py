@@ -55,7 +55,9 @@ class Classifier(L.LightningModule):
         images, labels = batch
         if self.hparams["augmentation"] > 0:
             images = random_affine(images, self.hparams["augmentation"])
-        loss = F.cross_entropy(self.model(images).float(), labels, label_smoothing=self.hparams["label_smoothing"])
+        loss = F.cross_entropy(
+            self.model(images).float(), labels.long(), label_smoothing=self.hparams["label_smoothing"]
+        )
         log_rarely(self, "train/loss", loss)
         return loss
 
@@ -76,5 +78,5 @@ class Classifier(L.LightningModule):
         images, labels = batch
         logits = self.model(images).float()
         size: dict[str, Any] = {"batch_size": len(images), "sync_dist": True}
-        self.log(f"{split}/loss", F.cross_entropy(logits, labels), **size)
+        self.log(f"{split}/loss", F.cross_entropy(logits, labels.long()), **size)
         self.log(f"{split}/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **size)

@@ -85,7 +85,7 @@ class ClassifierGuidance(L.LightningModule):
         images = augmented(images, self.hparams)
         t = uniform_times(self.model.process, images)
         x_t = self.model.process.add_noise(images, torch.randn_like(images), t)
-        loss = F.cross_entropy(self.model(x_t, t).float(), labels)
+        loss = F.cross_entropy(self.model(x_t, t).float(), labels.long())
         log_rarely(self, "train/loss", loss)
         return loss
 
@@ -128,7 +128,7 @@ class ClassifierGuidance(L.LightningModule):
             t = t.clamp(max=process.num_timesteps).to(images.device)
             noise = torch.randn(images.shape, generator=generator).to(images.device)
             logits = self.model(process.add_noise(images, noise, t), t).float()
-            losses.append(F.cross_entropy(logits, labels))
+            losses.append(F.cross_entropy(logits, labels.long()))
             rights.append((logits.argmax(1) == labels).float().mean())
             self.log(f"{split}/accuracy_quarter_{band + 1}", rights[-1], **size)
         self.log(f"{split}/loss", torch.stack(losses).mean(), **size)

@@ -1,7 +1,6 @@
 """What a user can get wrong when sampling an image model: one line each, which names the parameter and the fix."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +94,7 @@ def check_guidance(
 
 
 def check_classifier(
-    classifier: Any, image_shape: tuple[int, int, int], process: NoiseProcess, labels: Tensor | None, n: int
+    classifier: Classifier, image_shape: tuple[int, int, int], process: NoiseProcess, labels: Tensor | None, n: int
 ) -> None:
     """A classifier of such images on the noise of such a process, and labels for it; missing attributes pass."""
     shape = tuple(getattr(classifier, "image_shape", image_shape))
@@ -106,7 +105,8 @@ def check_classifier(
         raise UserError("classifier must be trained on the noise of this model: another schedule or number of steps")
     if labels is None:
         raise UserError("labels must be given: a classifier guides towards a class")
-    if hasattr(classifier, "labels"):
-        check_labels(labels, classifier.labels, n)
+    counts: tuple[int, ...] | None = getattr(classifier, "labels", None)
+    if counts is not None:
+        check_labels(labels, counts, n)
     elif labels.shape != (n,):
         raise UserError(f"labels must be {n} numbers, one a sample, got the shape {tuple(labels.shape)}")

@@ -166,7 +166,7 @@ class ImageDiffusion(nn.Module):
             n: Number of images, at least 1.
             labels: Class of each image, (n,) or (n, columns); without labels a model with a null label draws any class.
             generator: Source of the noise; in the same state it draws the same images, however many follow.
-            sampler: Method; "heun" and "dpm++2m" are good in 10 to 20 steps, "ddim" in 50, the others need more.
+            sampler: Method; "heun" and both "dpm++" are good in 10 to 20 steps, "ddim" in 50, the others in hundreds.
             steps: Denoising steps, at most those of training; one network evaluation each, two for "heun" and
                 "predictor-corrector" except in the last.
             eta: Noise of "ddim" from 0, deterministic, to 1, as noisy as "ddpm".
