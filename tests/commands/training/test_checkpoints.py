@@ -64,7 +64,10 @@ def test_a_checkpoint_of_another_architecture_or_class_is_refused(tiny_run, tmp_
     line = refused("fit", *options, "--model.channels", 12)
     assert f"the checkpoint '{path}' is not of this model" in line
     assert f"use the config of its run, {tiny_run / 'config.yaml'}" in line
-    assert "is not of this model" in refused("fit", *options, "--model", "Classifier")
+    assert "it holds a model of class 'image-diffusion'" in refused("fit", *options, "--model", "Classifier")
+    # the weights would fit
+    line = refused("fit", *options, "--model.parameterization", "eps")
+    assert "is not of this model: its parameterization is 'v', that of this run 'eps'" in line
     assert "is not of this model" in refused("test", *options, "--model.attention_levels", "[0]")
     assert not (tmp_path / "run").exists()
 
