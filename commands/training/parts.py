@@ -134,6 +134,18 @@ class ConfigOfRun(SaveConfigCallback):
             self.config.ckpt_path = None  # the checkpoint that a run resumed from is no part of its config
             super().setup(trainer, pl_module, stage)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes it again if a tuner has found another learning rate or batch size."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        tuned = (self.config.model, pl_module.hparams, "learning_rate"), (self.config.data, data.hparams, "batch_size")
+        changed = False
+        for written, now, name in tuned:
+            if name in now and written.init_args.get(name, now[name]) != now[name]:
+                written.init_args[name] = now[name]
+                changed = True
+        if changed and trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)

@@ -77,6 +77,17 @@ def test_the_training_loss_falls(tmp_path, curve):
     assert losses[-15:].mean() < 0.75 * losses[:15].mean()
 
 
+def test_what_a_tuner_finds_stands_in_config_and_record(tmp_path):
+    finder = ("--trainer.callbacks", "LearningRateFinder", "--trainer.callbacks.num_training_steps", 30)
+    finder += ("--trainer.callbacks.max_lr", 0.1, "--trainer.callbacks.early_stop_threshold", "null")
+    fit(tmp_path, "--config", TINY_FLOW, "--trainer.max_epochs", 1, "--data.batches_per_epoch", 30, *finder)
+    content = read(tmp_path / "last.ckpt")
+    found = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["learning_rate"]
+    assert found != 3e-3
+    assert content["optimizer_states"][0]["param_groups"][0]["lr"] == found
+    assert content["hyper_parameters"]["learning_rate"] == found
+
+
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(resumable, command, rows):
     before = (resumable / "last.ckpt").read_bytes()
     options = ("--ckpt_path", "last", "--model.learning_rate", 1e30)
