@@ -1,8 +1,9 @@
-"""Data: each a LightningDataModule that knows the sizes a model needs from it."""
+"""Data sets: LightningDataModules that provide the sizes which a model needs."""
 
 from datamodules.densities import Densities, Points
 from datamodules.experience import Experience, Replay
-from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+from datamodules.folder import ImageFolder
+from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST
 from datamodules.latents import Latents
 from datamodules.shapes import Shapes
 

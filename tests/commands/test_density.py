@@ -42,6 +42,27 @@ def test_numbers_are_the_log_densities_of_the_rows(ending, plane, rows, tmp_path
     assert told["bits_per_dim"] is None
 
 
+def test_columns_are_matched_by_the_names_that_the_model_learned(plane, rows, copy, tmp_path, command, refused):
+    folder = copy(plane)
+    config = json.loads((folder / "config.json").read_text())
+    config["data"] = {"class": "Points", "arguments": {}, "columns": ["x", "y"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    x, y = rows[0].T.tolist()
+    expected = load(str(plane)).log_prob(rows[0]).double()
+    tables = {"right": ("x,y", x, y), "permuted": ("y,x", y, x), "unnamed": (None, x, y), "other": ("x,z", x, y)}
+    for name, (header, *columns) in tables.items():
+        lines = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(([header] if header else []) + lines))
+    output = tmp_path / "out.npy"
+    for name in ("right", "permuted", "unnamed"):
+        answer = command("density", folder, "--input", tmp_path / f"{name}.csv", "--output", output)
+        assert answer.status == 0, answer
+        torch.testing.assert_close(read(output), expected.detach(), rtol=0, atol=1e-5)
+        assert ("its columns are taken in the order x, y" in answer.err) == (name == "unnamed")
+    line = refused("density", folder, "--input", tmp_path / "other.csv", "--output", output)
+    assert "has no column 'y', which the model learned: its columns are x, z" in line
+
+
 def test_a_double_is_closer_to_the_truth(plane, rows, tmp_path, command):
     output = tmp_path / "density.npy"
     assert command("density", plane, "--input", rows[1], "--output", output, "--precision", "fp64").status == 0

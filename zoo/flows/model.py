@@ -11,7 +11,7 @@ from zoo.flows.chain import Chain
 from zoo.flows.dequantise import check_on_grid, dequantise, quantise
 from zoo.flows.layers import Standardise
 from zoo.flows.marginals import Marginals
-from zoo.random import normal
+from zoo.random import normal, per_row
 
 BASES = ("normal", "logistic")
 
@@ -230,7 +230,7 @@ class Flow(nn.Module):
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         if self.base == "normal":
-            return normal((n, self.dims), generator, self.like.device)
+            return normal((n, self.dims), per_row(generator), self.like.device)
         u = _uniform((n, self.dims), generator, self.like.device)
         return torch.logit(u.clamp(2**-25, 1 - 2**-24))
 
