@@ -1,7 +1,4 @@
-"""The image diffusion model: a U-Net, its noise process and its parameterisation, ready to sample.
-
-What only likelihoods and scores need is imported where it is used: sampling loads little.
-"""
+"""The image diffusion model: a U-Net, its noise process and its parameterisation, ready to sample."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Literal
