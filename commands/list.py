@@ -3,21 +3,27 @@
 import argparse
 import json
 import math
+from fnmatch import fnmatch
 from typing import Any
 
 from checkpoints.catalogue import RESULTS, WEIGHTS, Description, in_bytes, read_json, shipped
 from checkpoints.catalogue import describe as describe_folder
+from zoo.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("patterns", metavar="PATTERN", nargs="*", help='only names like these: "ppo-*"')
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
+    names = [name for name in shipped() if not args.patterns or any(fnmatch(name, p) for p in args.patterns)]
+    if args.patterns and not names:
+        raise UserError(f"no shipped model is named like {' or '.join(args.patterns)}; `list` shows all of them")
     if args.json:
-        print(json.dumps([describe(name) for name in shipped()], indent=2))
+        print(json.dumps([describe(name) for name in names], indent=2))
         return 0
-    rows = [("name", "algorithm", "data", "headline metric", "size"), *map(row, shipped())]
+    rows = [("name", "algorithm", "data", "headline metric", "size"), *map(row, names)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())

@@ -133,6 +133,23 @@ def test_what_has_no_density_or_no_map_is_told(plane, pixels, rows, tmp_path, re
     assert "must end in" in refused("density", plane, "--output", tmp_path / "d.txt")
 
 
+def test_a_diffusion_model_has_a_density_in_bits_too(tmp_path, command):
+    np.save(tmp_path / "images.npy", Digits().images("test")[:3].numpy())
+    options = ("--input", tmp_path / "images.npy", "--output", tmp_path / "d.npy", "--steps", 8, "--draws", 2, "--json")
+    first, again = (json.loads(command("density", "score-digits", *options).out) for _ in range(2))
+    assert first == again, "the seed decides the noise"
+    assert 1 < first["bits_per_dim"] < 4
+
+
+def test_a_table_of_samples_can_be_scored(plane, tmp_path, command):
+    points, scores = tmp_path / "points.csv", tmp_path / "scores.npy"
+    assert command("sample", plane, "--num-samples", 7, "--output", points).status == 0
+    assert command("density", plane, "--input", points, "--output", scores).status == 0
+    drawn = load(str(plane)).sample(7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(read(scores), load(str(plane)).log_prob(drawn).double())
+
+
 def test_images_off_the_grid_are_told(pixels, tmp_path, refused):
     np.save(tmp_path / "images.npy", np.full((2, 1, 8, 8), 0.3))
     assert "17 grey levels" in refused(

@@ -60,3 +60,11 @@ def test_a_damaged_folder_is_told(refused, monkeypatch, copy, tiny):
     (folder / CONFIG).write_text("{")
     monkeypatch.setattr(commands.list, "shipped", lambda: {folder.name: folder})
     assert str(folder / CONFIG) in refused("list")
+
+
+def test_patterns_choose_models(command, refused):
+    rows = json.loads(command("list", "ppo-*", "nice-digits", "--json").out)
+    assert [row["name"] for row in rows] == [
+        name for name in checkpoints.shipped() if name.startswith("ppo-") or name == "nice-digits"
+    ]
+    assert "no shipped model is named like pp0-*" in refused("list", "pp0-*")
