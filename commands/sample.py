@@ -123,7 +123,7 @@ def _check_ending(path: Path, shape: tuple[int, ...], name: str) -> None:
 
 
 def _classifier(name: str, device: str) -> Any:
-    """The classifier of noised images of that name: one that takes the time besides the image."""
+    """The classifier of noised images of that name: one that takes the time too."""
     import checkpoints
     from checkpoints.catalogue import describe
 
