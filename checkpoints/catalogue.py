@@ -48,7 +48,7 @@ class Description(NamedTuple):
         task: a key of `checkpoints.tasks.TASKS`.
         algorithm, paper: what trained it: the name of the LightningModule, and its source. Empty if unknown.
         data: {"class", "arguments"} of the DataModule, and what a model does not know of its data: "levels" of grey,
-            "label_names" of each label column. Empty if unknown.
+            "label_names" of each label column, names of "columns" of points. Empty if unknown.
         protocol: a key of `commands.measures.PROTOCOLS`; "" for that of the task.
         origin: seed, commit, steps, versions.
         versions: what wrote the folder.

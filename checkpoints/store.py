@@ -27,6 +27,19 @@ LARGEST = 1_000_000  # no size in a config.json is larger
 MOST_WEIGHTS = 10_000  # tensors in a model
 
 
+# arguments of a model that a run takes from its data, not from an option
+FROM_DATA = (
+    "image_shape",
+    "shape",
+    "levels",
+    "observation_shape",
+    "num_actions",
+    "action_low",
+    "action_high",
+    "spaces",
+)
+
+
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     """A new model of the table MODELS, in evaluation mode.
 
@@ -89,11 +102,23 @@ def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, 
         if key != "dropout" and arguments.get(key) != value:
             raise UserError(
                 f"model.pretrained {model!r} has {key} = {value!r}, but this run has {arguments.get(key)!r}: "
-                f"set model.{key} to {value!r}"
+                + _how_to_agree(key, value)
             )
     state = _read_tensors(folder / WEIGHTS)
     _check_weights(target, state, folder / WEIGHTS)
     target.load_state_dict(state)
+
+
+def _how_to_agree(key: str, value: Any) -> str:
+    """How a run comes to have this argument of a model."""
+    if key == "num_classes":
+        classes = (
+            "no classes: set model.class_conditional to false" if not value else f"{value} classes: choose such data"
+        )
+        return f"it learned {classes}, or choose another model"
+    if key in FROM_DATA:
+        return "this comes from the data: choose data that agrees, or another model"
+    return f"set model.{key} to {value!r}"
 
 
 def save(

@@ -138,7 +138,12 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     return metrics
 
 
-def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as_json: bool) -> int:
+def compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """Each metric of a card and its new value: metric -> {"card", "now", "tolerance", "ok"}.
+
+    Raises:
+        UserError: if a metric of the card was not measured.
+    """
     answer: dict[str, dict[str, Any]] = {}
     for metric, entry in card.items():
         if metric not in metrics:
@@ -148,6 +153,11 @@ def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as
         tolerance = max(3 * entry["spread"] * math.sqrt(1 / entry["size"] + 1 / now.size), 1e-4 * abs(entry["value"]))
         ok = abs(now.value - entry["value"]) <= tolerance
         answer[metric] = {"card": entry["value"], "now": now.value, "tolerance": tolerance, "ok": ok}
+    return answer
+
+
+def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as_json: bool) -> int:
+    answer = compare(name, card, metrics)
     if as_json:
         print(json.dumps({"name": name, "metrics": answer}, indent=2, allow_nan=False))
     else:

@@ -1,4 +1,4 @@
-"""Data: each a LightningDataModule that knows the sizes a model needs from it. Imported when it is asked for."""
+"""Data sets: LightningDataModules that provide the sizes which a model needs, each imported when it is asked for."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,8 @@ if TYPE_CHECKING:
     from datamodules.densities import Densities, Points
     from datamodules.experience.module import Experience
     from datamodules.experience.off_policy import Replay
-    from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
+    from datamodules.folder import ImageFolder
+    from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST
     from datamodules.latents import Latents
     from datamodules.shapes import Shapes
 
@@ -29,7 +30,8 @@ _FILES = {
     "densities": ("Densities", "Points"),
     "experience.module": ("Experience",),
     "experience.off_policy": ("Replay",),
-    "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST", "ImageFolder"),
+    "folder": ("ImageFolder",),
+    "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST"),
     "latents": ("Latents",),
     "shapes": ("Shapes",),
 }

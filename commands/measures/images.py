@@ -19,7 +19,6 @@ from commands.measures.common import (
     in_batches,
 )
 from commands.measures.judge import Judge, has_judge
-from zoo.diffusion.likelihood import dequantise, log_bin_volume
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
 from zoo.metrics.samples import nearest_distances
@@ -104,16 +103,14 @@ def score(model: Any, described: Description, *, full: bool, say: Say) -> Metric
     """Bits per dimension by the probability flow; feature-FID, precision and recall, and copying."""
     data = data_for(model, described)
     test = data.images("test")
-    dims = test[0].numel()
     draws = 2 if full else 1
     bits: list[float] = []
     for draw in range(draws):
         say(f"likelihood: draw {draw + 1} of {draws}")
         generator = torch.Generator().manual_seed(draw)
         for x0 in in_batches(test, device_of(model)):
-            x0 = dequantise(x0, data.levels, generator)
-            density = model.log_likelihood(x0, steps=LIKELIHOOD_STEPS, generator=generator)
-            bits += bits_per_dim(density + log_bin_volume(dims, data.levels), dims).tolist()
+            nats = model.log_likelihood(x0, levels=data.levels, steps=LIKELIHOOD_STEPS, generator=generator)
+            bits += bits_per_dim(nats, test[0].numel()).tolist()
     flow = Measurement.of(
         bits,
         f"density by the probability flow ({LIKELIHOOD_STEPS} Runge-Kutta steps, Hutchinson's trace) of the "
