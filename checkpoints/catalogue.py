@@ -5,7 +5,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints.datasets import DENSITIES
 from checkpoints.table import MODELS
 from checkpoints.tasks import task_of
 from zoo.errors import UserError
@@ -120,6 +119,8 @@ def data_named(name: str) -> dict[str, Any]:
 
     {} if there is no such name.
     """
+    from checkpoints.datasets import DENSITIES
+
     old: dict[str, dict[str, Any]] = {
         "digits": {"class": "Digits", "arguments": {}, "levels": 17},
         "shapes": {"class": "Shapes", "arguments": {}, "levels": 256},

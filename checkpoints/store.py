@@ -153,7 +153,7 @@ def save(
     model.load_state_dict(state)
     config = {"model": name, **(about or {}), "arguments": arguments, "origin": origin, "versions": versions()}
     try:
-        text = json.dumps(config, indent=2) + "\n"
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise UserError(f"the arguments and the origin of {name!r} must be plain values: {error}") from None
     files = {
@@ -171,7 +171,10 @@ def save(
 def reference(model: nn.Module) -> dict[str, Tensor]:
     """The model's own example, by the names of what `forward` takes, and its "output" for that."""
     inputs = model.example(torch.Generator().manual_seed(0))  # type: ignore[operator]
-    return inputs | {"output": _call(model, inputs)}
+    output = _call(model, inputs)
+    if not output.isfinite().all():
+        raise UserError("the output of the model for its example is not finite: its training has diverged")
+    return inputs | {"output": output}
 
 
 def verify(model: str) -> float:
@@ -185,6 +188,8 @@ def verify(model: str) -> float:
     try:
         if any(value.is_complex() for value in stored.values()):
             raise TypeError("it holds complex numbers")
+        if not stored["output"].isfinite().all():
+            raise ValueError("its output is not finite")
         return (_call(loaded, stored) - stored["output"]).abs().max().item()
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a reference of this model: {_first_line(error)}") from error
@@ -242,3 +247,5 @@ def _check_weights(model: nn.Module, state: dict[str, Tensor], source: Path) -> 
             raise UserError(
                 f"{source} has weight {name!r} of shape {tuple(state[name].shape)}, expected {tuple(weight.shape)}"
             )
+        if not state[name].isfinite().all():
+            raise UserError(f"{source} has weight {name!r} with entries that are not finite: its training has diverged")

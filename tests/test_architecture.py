@@ -177,7 +177,7 @@ def test_no_files_import_each_other():
 
 @every_source
 def test_verbs_and_cards_ask_what_a_model_can_do(name):
-    """An old config.json, which does not say how its model is measured, is an exception; `figure` is not yet done."""
+    """The one exception reads an old config.json, which does not say how its model is measured."""
     source, package = SOURCES[name]
     names = {*MODELS, *(class_of(model).__name__ for model in MODELS)}
     if package in ("commands", "checkpoints", "lightning_zoo") and name not in (

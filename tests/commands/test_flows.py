@@ -227,7 +227,7 @@ def test_figures_are_of_their_own_models(plane, space, tiny, tmp_path, refused):
     assert "has no figure 'denoising'; it has flow" in refused("figure", "denoising", plane)
     assert "has no figure 'flow'; it has steps, " in refused("figure", "flow", tiny, *gif)
     assert "has no figure 'flow'; it has none" in refused("figure", "flow", space, *gif)
-    assert "must end in .gif" in refused("figure", "flow", plane)
+    assert "must end in .gif" in refused("figure", "flow", plane, "--output", tmp_path / "a.png")
 
 
 def test_a_box_is_square_and_holds_the_points():
