@@ -21,8 +21,10 @@ from checkpoints.tasks import TASKS
 from commands.measures import PROTOCOLS, protocol_of
 from commands.measures.common import Measurement
 from commands.measures.images import SCALES
-from datamodules import Digits, Shapes
-from tests.conftest import save_diffusion
+from datamodules import Densities, Digits, Shapes
+from lightning_modules import DDPM, Classifier, RealNVP
+from lightning_modules.trainer.record import _protocol
+from tests.conftest import save_diffusion, save_flow
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 
@@ -311,6 +313,63 @@ def test_guidance_metrics(tmp_path, few_digits, monkeypatch):
     assert next(iter(metrics)) == max(asked, key=asked.__getitem__), "the best scale is the headline"
     assert all(metrics[name].size == 2 * 60 for name in asked)
     assert all(value < 0.4 for value in asked.values()), "random weights do not draw what they are asked for"
+
+
+# a user's own data
+
+
+def describe_own(folder, kind, **arguments):
+    config = read_json(folder / CONFIG) | {"data": {"class": kind, "arguments": arguments}}
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def test_own_points_are_measured_and_have_a_card(command, space, tmp_path):
+    """Against a normal distribution, whose NLL is known in closed form; the lines of the card run."""
+    rows = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e3, 1e-3])
+    table = tmp_path / "own.csv"
+    table.write_text("\n".join(",".join(map(str, row)) for row in rows.tolist()))
+    described = describe(space)
+    arguments = described.arguments | {"num_classes": 0}
+    folder = save_flow(tmp_path / "mine", "realnvp", described.origin, **arguments)
+    describe_own(folder, "Points", path=str(table))
+    assert command("evaluate", folder, "--update", "--data-license", "CC0-1.0").status == 0
+    metrics = read_json(folder / RESULTS)["metrics"]
+    assert list(metrics) == ["nll_nats", "nll_of_a_normal_nats"]
+    entropy = 1.5 * math.log(2 * math.pi * math.e)
+    assert metrics["nll_of_a_normal_nats"]["value"] == pytest.approx(entropy, abs=0.3)  # 200 rows
+    card = (folder / "README.md").read_text()
+    assert "Points, the author's own data." in card
+    assert "Weights: unknown. Data: CC0-1.0." in card
+    assert "--output samples.csv" in card
+    assert command("evaluate", folder).status == 0
+
+
+def test_own_pictures_are_measured_and_have_a_card(command, small, copy, tmp_path, monkeypatch):
+    """No classifier of ours knows them, so that there is no FID; the headline is the bound."""
+    pixels = torch.randint(256, (2, 30, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    for name, pictures in zip(("cat", "dog"), pixels, strict=True):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i, picture in enumerate(pictures):
+            Image.fromarray(picture.numpy()).save(tmp_path / "pets" / name / f"{i}.png")
+    folder = copy(small)
+    describe_own(folder, "ImageFolder", root=str(tmp_path / "pets"), size=8, grayscale=True)
+    monkeypatch.setattr(commands.measures.images, "DRAWS", 2)
+    assert command("evaluate", folder, "--update", "--license", "mit").status == 0
+    assert next(iter(read_json(folder / RESULTS)["metrics"])) == "bound_bits_per_dim"
+    card = (folder / "README.md").read_text()
+    assert "ImageFolder, the author's own data." in card
+    assert "Weights: mit. Data: unknown." in card
+    assert command("evaluate", folder).status == 0
+    answer = command("evaluate", folder, "--license", "mit")
+    assert (answer.status, "--license is for --update" in answer.err) == (2, True)
+
+
+def test_a_classifier_is_measured_as_one_whatever_its_data_can_be_asked():
+    """Shapes name a protocol for models that draw: a run of a classifier on them records that of its own task."""
+    module = Classifier((3, 32, 32), 3, channels=4)
+    assert _protocol(module, Shapes(num_train=1)) == "accuracy"
+    assert _protocol(RealNVP(num_features=2, hidden=4), Densities()) == "density"
+    assert _protocol(DDPM((3, 32, 32), channels=4, patch_size=4), Shapes(num_train=1)) == "shapes"
 
 
 class FewShapes(Shapes):
