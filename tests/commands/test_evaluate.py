@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import checkpoints
 import commands.evaluate
+import commands.measures.classifier
 import commands.measures.common
 import commands.measures.images
 import commands.measures.judge
@@ -313,6 +314,25 @@ def test_guidance_metrics(tmp_path, few_digits, monkeypatch):
     assert next(iter(metrics)) == max(asked, key=asked.__getitem__), "the best scale is the headline"
     assert all(metrics[name].size == 2 * 60 for name in asked)
     assert all(value < 0.4 for value in asked.values()), "random weights do not draw what they are asked for"
+
+
+def test_a_model_that_draws_no_numbers_is_refused(small, few_digits, monkeypatch, command, tmp_path):
+    """Weights that are finite but far too large: no picture, no card and no crash of the eigenvalue solver."""
+    model = checkpoints.load(str(small))
+    monkeypatch.setattr(model, "sample", lambda n, **_: torch.full((n, 1, 8, 8), math.nan))
+    with pytest.raises(UserError, match="samples that are not finite"):
+        measure(monkeypatch, describe(small), model, few_digits)
+    monkeypatch.setattr(ImageDiffusion, "sample", lambda self, n, **_: torch.full((n, 1, 8, 8), math.inf))
+    answer = command("sample", small, "--output", tmp_path / "a.npy")
+    assert (answer.status, "draws numbers that are not finite" in answer.err) == (2, True)
+    assert not (tmp_path / "a.npy").exists()
+
+
+def test_a_metric_that_is_not_finite_is_refused(monkeypatch):
+    broken = Measurement(math.nan, 0.0, 1, "how")
+    monkeypatch.setattr(commands.measures.classifier, "accuracy", lambda *_, **__: {"test_accuracy": broken})
+    with pytest.raises(UserError, match="'test_accuracy' is not finite"):
+        commands.measures.measure(None, describe(CLASSIFIER), full=False, say=print)
 
 
 # a user's own data
