@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from datamodules.experience.collector import play
     from datamodules.experience.environments import make
+    from datamodules.experience.episodes import play
 
     film = Film() if args.video is not None else None
     played = play(

@@ -8,8 +8,10 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
 import tests.environments
 from datamodules.experience import Experience
-from datamodules.experience.collector import Collector, play
-from datamodules.experience.environments import make, make_vector, spaces_of
+from datamodules.experience.collector import Collector
+from datamodules.experience.environments import make, spaces_of
+from datamodules.experience.episodes import play
+from datamodules.experience.vector import make_vector
 from zoo.errors import UserError
 from zoo.rl.policies import ActorCritic
 
