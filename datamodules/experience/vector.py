@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -50,24 +51,31 @@ def make_vector(name: str, num_envs: int, vectorization: str, arguments: Argumen
 
 def close_vector(envs: VectorEnv) -> None:
     """Closes every environment, also after an error and in the middle of a step; ends processes that do not answer."""
-    if isinstance(envs, AsyncVectorEnv):
+    if isinstance(envs, AsyncVectorEnv):  # its own `close` waits for a step that may never end
         for process in envs.processes:
             process.terminate()  # it closes its environment on the way out
         for process in envs.processes:
             process.join(PATIENCE)
             if process.is_alive():
                 process.kill()
-    if isinstance(envs, SyncVectorEnv):
+        for pipe in envs.parent_pipes:
+            if pipe is not None:
+                pipe.close()
+        envs.closed = True
+    elif isinstance(envs, SyncVectorEnv):
         _close_all(envs.envs)
-    with suppress(Exception):  # pipes to processes that have ended
-        envs.close(**({"terminate": True} if isinstance(envs, AsyncVectorEnv) else {}))
+        envs.closed = True
+    else:
+        envs.close()
 
 
 def _native(name: str, num_envs: int, arguments: Arguments | None) -> VectorEnv:
     if not gym.spec(name).vector_entry_point:
         raise UserError(f"{name} has no native vector environment: set data.vectorization to sync or async")
     options: dict[str, Any] = {**(arguments or {})}
-    envs = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the metadata that are looked at here
+        envs = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **options)
     mode = envs.metadata.get("autoreset_mode")
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.NEXT_STEP.value):
         envs.close()
