@@ -64,8 +64,8 @@ def check_name(name: str, arguments: Arguments | None = None) -> None:
             raise UserError(f"environment argument {key!r} must be a number, true or false, got {value!r}")
     if name not in gym.registry:
         near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "is it your own? Then name its module: --env-module"
-        raise UserError(f"unknown environment {name!r}; {hint}")
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(f"unknown environment {name!r}; {hint}one of your own needs its module: --env-module MODULE")
 
 
 def spaces_of(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> Spaces:

@@ -51,7 +51,7 @@ def counted(folder):
     return names.count("opened"), names.count("closed")
 
 
-@pytest.mark.filterwarnings("ignore:.*from Worker")  # Gymnasium's, of what a worker raised
+@pytest.mark.filterwarnings("ignore:.*ERROR:UserWarning")  # Gymnasium's, of what a worker raised
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "error", "step", "minibatch"])
 def test_every_environment_is_closed(vectorization, how, folder):
