@@ -9,7 +9,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-all    run them at full size: 24 kills, 11,000 fuzzed files, every command of every page"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   what the Trainer, the loader and the start-up cost; speed beside diffusers and lucidrains (hours)"
+	@echo "make bench   what the Trainer, the loader and the start-up cost; speed compared with diffusers and lucidrains (hours)"
 	@echo "make verify  measure every shipped model's card again (minutes each)"
 
 .venv/runs: pyproject.toml

@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating timing, tables, the machine in words, results that survive an interruption."""
+"""What the benchmarks share: alternating timing, tables, the machine in words, results that survive interruption."""
 
 import importlib.metadata
 import json
@@ -24,7 +24,7 @@ def synchronise() -> None:
 
 
 def seconds(work: Callable[[], object], repeats: int = 1) -> float:
-    """Wall seconds of one call, the device waited for."""
+    """Wall seconds of one call, after waiting for the device."""
     synchronise()
     start = time.perf_counter()
     for _ in range(repeats):
@@ -34,7 +34,7 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
 
 
 def alternate(works: Mapping[str, Callable[[], object]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:
-    """Seconds a call of each work in each round; the works take turns, every other round backwards."""
+    """Seconds a call of each work in each round; the works take turns, in reverse order every other round."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for i in range(rounds):
         for name in list(works)[:: -1 if i % 2 else 1]:
@@ -43,7 +43,7 @@ def alternate(works: Mapping[str, Callable[[], object]], rounds: int, repeats: i
 
 
 def first_call(work: Callable[[], object]) -> float:
-    """Seconds of the first call of a compiled work less those of the fourth: what compiling took."""
+    """Seconds of the first call of a compiled work minus those of the fourth: the time of compiling."""
     first = seconds(work)
     seconds(work, 2)
     return max(0.0, first - seconds(work))
@@ -94,7 +94,7 @@ def version(package: str) -> str:
 
 
 def peak_flops(device: str) -> float:
-    """FLOPs a second of a large bfloat16 product on a device: the most that its networks could reach."""
+    """FLOPs a second of a large bfloat16 product on a device: the peak that its networks could reach."""
     side = 8192 if device != "cpu" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     seconds(lambda: a @ b, 3)
@@ -120,8 +120,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, results: Mapping[str, Any]) -> None:
-    """Puts results on disk in one move, so that an interruption leaves the former ones."""
+    """Writes results in one move, so that an interruption leaves the old ones."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(results, indent=1))
-    beside.replace(path)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=1))
+    part.replace(path)

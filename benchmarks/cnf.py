@@ -1,14 +1,14 @@
-"""The neural-ODE flow beside FFJORD's usual loop, and flow matching beside maximum likelihood.
+"""The neural-ODE flow compared with FFJORD's usual loop, and flow matching with maximum likelihood.
 
     python -m benchmarks.cnf [step] [cost] [race] [--rounds 7] [--minutes 2]
 
-step: one training step on the same field and batch, at equal error. FFJORD's loop is written here from its description
-    (Grathwohl et al. 2019, arXiv:1810.01367; torchdiffeq's odeint_adjoint by dopri5, the trace by a differentiation a
-    dimension). Errors are those of the mean log-density and of the gradient, against float64 at 1e-9. Of each side the
-    row that counts is the cheapest whose gradient is off by at most 1 %.
-cost: milliseconds of the field with its exact trace, forwards and backwards, against dimension and depth; ours in one
-    pass, and by a differentiation a dimension.
-race: processor seconds until the KL divergence to the true density falls below a mark: likelihood alone, and flow
+step: one training step on the same field and batch, at equal error. FFJORD's loop is written from its description
+    (Grathwohl et al. 2019, arXiv:1810.01367): torchdiffeq's odeint_adjoint with dopri5, and one differentiation a
+    dimension for the trace. Errors are those of the mean log-density and of the gradient, compared with float64 at
+    1e-9. For each side, the cheapest row with a gradient error of at most 1 % counts.
+cost: milliseconds of the field with its exact trace, forward and backward, by dimension and depth: ours in one pass,
+    and with one differentiation a dimension.
+race: CPU seconds until the KL divergence to the true density falls below --mark: with likelihood alone, and with flow
     matching first.
 """
 
@@ -35,7 +35,7 @@ TOLERANCES = {"FFJORD's, 1e-3": 1e-3, "FFJORD's, 1e-4": 1e-4, "FFJORD's, 1e-5": 
 
 
 def traced_by_autograd(field: VelocityMLP, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """v, and its divergence by D differentiations that can be differentiated again."""
+    """v, and its divergence by D differentiations, which can be differentiated again."""
     with torch.enable_grad():
         x = x if x.requires_grad else x.requires_grad_()
         v = field(t, x)
@@ -72,7 +72,7 @@ def loss_of(field: VelocityMLP, x: Tensor, solver: Solver) -> Tensor:
 
 
 def trained_field(points: Tensor, steps: int, hidden: int = 64) -> VelocityMLP:
-    """A field that is neither at its start nor stiff: some steps of flow matching."""
+    """A field after some steps of flow matching: neither untrained nor stiff."""
     torch.manual_seed(0)
     field = VelocityMLP(points.shape[1], hidden, activation="tanh")
     optimizer = torch.optim.Adam(field.parameters(), lr=3e-3)
@@ -84,7 +84,7 @@ def trained_field(points: Tensor, steps: int, hidden: int = 64) -> VelocityMLP:
 
 
 def gradient(field: torch.nn.Module, loss: Callable[[], Tensor]) -> tuple[float, Tensor]:
-    """The loss and its gradient by the field's weights as one vector."""
+    """The loss, and its gradient with respect to the field's weights as one vector."""
     for parameter in field.parameters():
         parameter.grad = None
     value = loss()
@@ -93,7 +93,7 @@ def gradient(field: torch.nn.Module, loss: Callable[[], Tensor]) -> tuple[float,
 
 
 def compare_steps(rounds: int, batch: int = 512, training: int = 2000) -> dict[str, tuple[float, float, list[float]]]:
-    """Of each way: error of the mean log-density in nats, relative error of the gradient, seconds a step."""
+    """For each method: error of the mean log-density in nats, relative error of the gradient, seconds a step."""
     points = draw(DENSITY, 50_000, torch.Generator().manual_seed(0)).float()
     points = (points - points.mean(0)) / points.std(0)
     field, x = trained_field(points, training), points[:batch]
@@ -150,7 +150,7 @@ def compare_costs(rounds: int, batch: int = 256, hidden: int = 64) -> list[tuple
 
 
 def race(mark: float, matching_steps: int, minutes: float, seed: int = 0) -> float:
-    """Processor seconds of training, measuring apart, until KL <= mark; infinite if it is not reached in `minutes`."""
+    """CPU seconds of training, without measuring, until KL <= mark; infinite if it is not reached in `minutes`."""
     torch.manual_seed(seed)
     points = draw(DENSITY, 200_000, torch.Generator().manual_seed(0)).float()
     held_out = draw(DENSITY, 4_000, torch.Generator().manual_seed(1)).float()
@@ -164,7 +164,7 @@ def race(mark: float, matching_steps: int, minutes: float, seed: int = 0) -> flo
     while spent < 60 * minutes:
         matching = step < matching_steps
         start = time.process_time()
-        for group in optimizer.param_groups:  # flow matching ends at rest; likelihood goes on more slowly after it
+        for group in optimizer.param_groups:  # flow matching ends at a rate of 0; likelihood continues at a lower rate
             cosine = (1 + math.cos(math.pi * step / max(1, matching_steps))) / 2
             group["lr"] = 3e-3 * cosine if matching else 1e-3 if matching_steps else 3e-3
         for _ in range(100 if matching else 10):
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["step", "cost", "race"], help="step, cost, race")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--mark", type=float, default=0.05, help="KL divergence in nats that ends the race")
-    parser.add_argument("--minutes", type=float, default=2, help="of training after which a runner gives up")
+    parser.add_argument("--minutes", type=float, default=2, help="of training after which a method gives up")
     options = parser.parse_args()
     print(machine())
     if "step" in options.parts:
@@ -205,7 +205,7 @@ def main() -> None:
     if "race" in options.parts:
         ways = {"likelihood": 0, "flow matching, 2,000 steps, then likelihood": 2000}
         rows = [(name, f"{race(options.mark, steps, options.minutes):.0f}") for name, steps in ways.items()]
-        table(f"Processor seconds to KL {options.mark} nats, {DENSITY}", ("way", "s"), rows)
+        table(f"CPU seconds to KL {options.mark} nats, {DENSITY}", ("method", "s"), rows)
 
 
 if __name__ == "__main__":

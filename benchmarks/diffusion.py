@@ -1,4 +1,4 @@
-"""The diffusion half beside diffusers and denoising_diffusion_pytorch: every table, or one of them.
+"""Diffusion compared with diffusers and denoising_diffusion_pytorch: every table, or one of them.
 
     python -m benchmarks.diffusion [all | speed | levers | hotspots | scaling | time-to-loss] [options]
 

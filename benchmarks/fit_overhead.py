@@ -1,10 +1,10 @@
-"""What the Trainer costs: `fit` of ddpm-digits beside a bare loop over the same update, alternating, in one process.
+"""What the Trainer costs: `fit` of ddpm-digits compared with a bare loop, alternating, in one process.
 
     python benchmarks/fit_overhead.py
 
 The bare loop does what the run does in every step: gather a batch, loss, backward, fused AdamW, warm-up schedule, EMA.
-The run has all its callbacks, loggers and its progress bar. Validation is left out of both. Wall and CPU seconds are
-compared: on a busy machine the latter are the steadier.
+The run has all its callbacks, loggers and its progress bar. Neither validates. Wall and CPU seconds are compared; on a
+busy machine the latter vary less.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from datamodules import Digits
 from lightning_modules import DDPM
-from lightning_modules.trainer.callbacks import EMA, RunRecord, SaveOnInterrupt
+from lightning_modules.trainer.callbacks import EMA, SaveOnInterrupt
 
 Reading = tuple[float, float]
 
@@ -71,7 +71,6 @@ def fit(steps: int) -> Reading:
             callbacks=[
                 EMA(),
                 RichProgressBar(refresh_rate=10),
-                RunRecord({}),
                 ModelCheckpoint(folder),
                 SaveOnInterrupt(Path(folder) / "interrupted.ckpt"),
                 clock,

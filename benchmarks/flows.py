@@ -1,12 +1,12 @@
-"""Coupling flows of ours, zuko, nflows and normflows: log_prob, training step, sample; and our cost against size.
+"""Coupling flows of ours, zuko, nflows and normflows: log_prob, training step, sample; and our cost by size.
 
     python -m benchmarks.flows speed [--depths 1 2] [--threads 1 2]
     python -m benchmarks.flows scaling [--output docs/flows-scaling.png]
 
-The flows of `speed` are equal: 8 affine couplings of halves of 64 numbers, by perceptrons 128 wide, batch 512;
-parameters and FLOPs are counted and compared. A training step is forward, backward and a fused AdamW. All variants take
-turns in one process for each thread count; "compiled" is torch.compile of log_prob and of sample, where a side's code
-lets itself be compiled.
+The flows of `speed` are equal: 8 affine couplings of halves of 64 dimensions, perceptrons 128 wide, batch 512.
+Parameters and FLOPs are counted and compared. A training step is forward, backward and a fused AdamW. All variants take
+turns in one process for each thread count. "compiled" is torch.compile of log_prob and of sample, where a library's
+code can be compiled.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def measure(names: list[str], depth: int, rounds: int, eager: bool) -> dict[str,
             for work, call in calls(side, x).items():
                 try:
                     compiling[work, f"{name}, {variant}"] = first_call(call)
-                except Exception as error:  # what torch.compile raises over code that it cannot follow
+                except Exception as error:  # whatever torch.compile raises for code that it cannot trace
                     print(f"{name}, {work}: {type(error).__name__}")
                     continue
                 works[work][f"{name}, {variant}"] = call
@@ -174,7 +174,7 @@ def report(title: str, works: dict[str, Any]) -> None:
 
 
 def scaling(args: argparse.Namespace) -> None:
-    """Median ms of our three works against dimension and depth, for both couplings; a table and a plot."""
+    """Median ms of our three works by dimension and depth, for both couplings: a table and a plot."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 

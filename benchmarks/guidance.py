@@ -1,9 +1,9 @@
-"""What guidance costs: a guided run of 50 DDIM steps over its bare network evaluations, here and in diffusers.
+"""What guidance costs: a guided run of 50 DDIM steps compared with its evaluations alone, here and in diffusers.
 
     python -m benchmarks.guidance [--threads 1] [--rounds 7]
 
 64 images of the 8x8 network, conditional on 10 classes, scale 2: each step evaluates the network once, on a batch of
-128. The bare evaluations are 50 such calls of the same network and nothing else.
+128. The network evaluations alone are 50 such calls of the same network.
 """
 
 import argparse

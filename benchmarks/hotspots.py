@@ -1,9 +1,9 @@
-"""Where our forward and our training step spend their time, operator by operator, by torch's profiler.
+"""Where our forward pass and our training step spend their time, operator by operator, by torch's profiler.
 
     python -m benchmarks.diffusion hotspots [--sizes 8x8] [--threads 1]
 
-Kinds are read from operator names. Compiled code appears as its fused kernels, named after what they hold. "between
-operators" is wall time in no operator at all: Python and dispatch.
+Types are read from operator names. Compiled code appears as its fused kernels, which are named after their contents.
+"between operators" is wall time outside all operators: Python and dispatch.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.clock import machine, synchronise, table
 from benchmarks.peers import SIZES, TINY, Setting, build
 
-# the first kind with a word in the operator's name takes it
+# an operator belongs to the first kind that has a word in its name
 KINDS = {
     "optimizer": ("optimizer", "adam"),
     "EMA and other foreach": ("_foreach", "clamp"),

@@ -1,4 +1,4 @@
-"""What each lever gives ours: alone on a plain baseline, and on top of the former ones.
+"""What each optimisation gains: alone on a plain baseline, and on top of the ones before it.
 
     python -m benchmarks.diffusion levers [--sizes 8x8 32x32 32x32-patch2] [--threads 1] [--device cuda]
 
@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 class Plan(NamedTuple):
-    """How a training step is done."""
+    """How a training step runs."""
 
     in_memory: bool = False
     foreach_ema: bool = False

@@ -1,11 +1,11 @@
-"""How far a card's bits per dimension are from the model's own: the setting of the card against a nearly exact solve.
+"""How far a card's bits per dimension are from the exact value: the card's way compared with a nearly exact solve.
 
     python -m benchmarks.likelihood [MODEL] [--images 100] [--points 96] [--draws 4] [--threads 1]
 
-Both score the same dequantised test digits. The card's setting is that of `evaluate`: float32, Runge-Kutta steps,
-Hutchinson's trace. The exact solve is float64 with every diagonal entry of the Jacobian: the flow goes from point to
-point in two Runge-Kutta steps, and the integral along it is taken by Simpson's rule. The same rule over every second
-point says how far that is from converged.
+Both score the same dequantised test digits. The card's way is that of `evaluate`: float32, Runge-Kutta steps,
+Hutchinson's trace. The exact solve is float64 with every diagonal entry of the Jacobian: the flow takes two Runge-Kutta
+steps from point to point, and Simpson's rule gives the integral along it. The same rule over every second point shows
+how far that is from convergence.
 """
 
 import argparse
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="score-digits", metavar="MODEL")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--points", type=int, default=96, help="intervals of Simpson's rule, a multiple of 4")
-    parser.add_argument("--draws", type=int, default=4, help="of Hutchinson's probes, for the card's setting")
+    parser.add_argument("--draws", type=int, default=4, help="of Hutchinson's probes, for the card's way")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     if args.points < 4 or args.points % 4:
@@ -95,8 +95,8 @@ def main() -> None:
     print(machine())
     found: dict[str, list[float]] = {}
     took = seconds(lambda: found.update(measure(args.model, args.images, args.points, args.draws)))
-    rows = [("card's setting", *_mean(found["card"])), ("exact", *_mean(found["exact"]))]
-    for text, other in (("card's setting - exact", "card"), ("half of the points - exact", "half")):
+    rows = [("the card's way", *_mean(found["card"])), ("exact", *_mean(found["exact"]))]
+    for text, other in (("the card's way - exact", "card"), ("exact, half of the points - exact", "half")):
         rows.append((text, *_mean([a - b for a, b in zip(found[other], found["exact"], strict=True)])))
     table(f"{args.model}: {args.images} images, {took:.0f} s", ("", "bits per dimension", "standard error"), rows)
 

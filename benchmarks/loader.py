@@ -1,4 +1,4 @@
-"""Whether the loader holds the training up: time of a batch beside time of an update, and beside torch's DataLoader.
+"""Whether the loader is a bottleneck: time of a batch compared with that of an update and of torch's DataLoader.
 
 python benchmarks/loader.py
 """

@@ -1,12 +1,12 @@
-"""Environment steps a second of SAC and TD3, beside Stable-Baselines3: 256x256 networks, batch 256, HalfCheetah-v5.
+"""Environment steps a second of SAC and TD3, compared with Stable-Baselines3: 256x256 networks, batch 256, HalfCheetah.
 
     python -m benchmarks.offpolicy sac --precision bf16-mixed
 
 Two rows: an update after each environment step, and 32 steps and then 32 updates (`train_freq = gradient_steps = 32`
-there). Both sides train in one process, by turns of 256 environment steps, after 1,000 random ones and a turn that is
-not counted, in which ours compiles. The medians are over turns; so is the ratio, of each turn of ours to that of theirs
-which follows. `Trainer` is what a turn of `fit` takes beyond its `training_step`, which is the loop without Lightning.
-Processor time is given beside wall time: another program on the machine slows the one and hardly the other.
+there). Both sides train in one process, in turns of 256 environment steps, after 1,000 random ones and a turn that is
+not counted, in which ours compiles. The medians are over turns; the ratio is that of each turn of ours to the following
+one of theirs. `Trainer` is how much longer a turn of `fit` takes than its `training_step`, the loop without Lightning.
+Both CPU and wall time are given: another program on the machine slows the latter and hardly the former.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import lightning_modules
 from datamodules import Replay
 
 ENVIRONMENT, WARMUP, TURN = "HalfCheetah-v5", 1000, 256
-Times = tuple[float, float]  # wall and processor time, in seconds
+Times = tuple[float, float]  # wall and CPU time, in seconds
 
 
 def now() -> Times:
@@ -72,7 +72,7 @@ def measure(algorithm: str, period: int, turns: int, precision: str) -> Turns:
     data = Replay(
         ENVIRONMENT, total, seed=0, warmup_env_steps=WARMUP, update_every=period, rounds_per_batch=TURN // period
     )
-    model = getattr(lightning_modules, algorithm.upper())(*data.sizes, total, compile=True)
+    model = getattr(lightning_modules, algorithm.upper())(data.spaces, total, compile=True)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "accelerator": "cpu", "devices": 1, "limit_val_batches": 0}
     L.Trainer(max_epochs=1, precision=precision, callbacks=[turn], **quiet).fit(model, datamodule=data)

@@ -1,7 +1,7 @@
-"""The same network on three sides: this project, diffusers, and denoising_diffusion_pytorch (lucidrains).
+"""The same network in three libraries: this project, diffusers, and denoising_diffusion_pytorch (lucidrains).
 
 Parameters and forward FLOPs agree within 10 %, counted by torch and asserted. Each side's `update` is a whole training
-step and its `sample` a whole DDIM run. Its recipe is its own training script's:
+step and its `sample` a whole DDIM run. By default each has the recipe of its own training script:
 
     ours        v, cosine schedule, fused AdamW, foreach EMA; dropout 0.1
     diffusers   eps, linear schedule, AdamW, gradients clipped at 1, EMA tensor by tensor
@@ -218,7 +218,7 @@ CLASSES: dict[str, type[Side]] = {side.name: side for side in (Ours, Diffusers, 
 def build(
     side: str, size: Size, setting: Setting | None = None, *, best: bool = True, device: str = "cpu", steps: int = 50
 ) -> Side:
-    """A side by name, ready to train and to sample in so many network evaluations."""
+    """A side by name, ready to train and to sample in `steps` network evaluations."""
     return CLASSES[side](size, setting or Setting(), best, device, steps)
 
 
@@ -264,7 +264,7 @@ def cost(side: Side) -> tuple[int, int]:
     x = torch.zeros(2, *side.size.image_shape, device=side.device)
     t = torch.ones(2, dtype=torch.int64, device=side.device)
     side.network.eval()
-    # the attention kernel of a CPU is not counted: take the one of plain products
+    # the fused attention kernel of a CPU is not counted: use the one of plain products
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         side.network(x, t)
     return sum(weight.numel() for weight in side.weights), counter.get_total_flops() // 2
@@ -281,7 +281,7 @@ def assert_equal_cost(size: Size, sides: Sequence[str] = SIDES) -> dict[str, tup
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the peers' warnings, which concern none of this."""
+    """Without the warnings of the other libraries, which do not matter here."""
     import logging
     import warnings
 

@@ -1,11 +1,11 @@
-"""Environment steps a second of whole PPO training, beside Stable-Baselines3: same networks, same hyperparameters.
+"""Environment steps a second of whole PPO training, compared with Stable-Baselines3: same networks and hyperparameters.
 
     python -m benchmarks.ppo cartpole --runs 3
 
-Each run is a process of its own, one thread, the sides in turn: ours through the Trainer, a bare loop over the same
-collector and the same gradient (what the Trainer costs), and theirs. `steady` leaves out the first tenth of a run and
-with it compiling; `whole` is the time of `fit` from its first rollout to its end, compiling included. Processor time
-is given beside wall time, since another program on the machine slows the one and hardly the other.
+Each run is a process of its own with one thread, the sides in turn: ours through the Trainer, a bare loop over the same
+collector and gradient (which shows what the Trainer costs), and theirs. `steady` leaves out the first tenth of a run,
+and compiling with it; `whole` is the time of `fit` from its first rollout to its end, compiling included. Both CPU and
+wall time are given: another program on the machine slows the latter and hardly the former.
 """
 
 import argparse
@@ -27,12 +27,12 @@ COMMON: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.95, "learning_rate": 3e-4, "total": 60_000, "vectorization": "sync",
     },
 }  # fmt: skip
-# what our configs do: as many rows a rollout, from 16 environments
+# as in our configs: as many rows a rollout, from 16 environments
 COMMON["halfcheetah-16"] = COMMON["halfcheetah"] | {"num_envs": 16, "steps": 128}
 
 
 class Clock:
-    """Reads wall and processor time when the first step, a tenth, and all of the steps are done."""
+    """Reads wall and CPU time when the first step, a tenth, and all of the steps are done."""
 
     def __init__(self, total: int) -> None:
         self.total, self.marks = total, []  # type: ignore[var-annotated]
@@ -69,7 +69,7 @@ def ours(o: dict[str, Any]) -> dict[str, float]:
 
     data = Experience(o["environment"], o["total"], o["num_envs"], o["steps"], o["vectorization"], seed=0)
     names = ("gamma", "gae_lambda", "epochs", "learning_rate")
-    model = PPO(*data.sizes, o["total"], minibatch_size=o["batch"], compile=True, **{name: o[name] for name in names})
+    model = PPO(data.spaces, o["total"], minibatch_size=o["batch"], compile=True, **{name: o[name] for name in names})
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     options |= {"enable_model_summary": False, "accelerator": "cpu", "callbacks": [Timing()], "limit_val_batches": 0}
     L.Trainer(max_epochs=1, **options).fit(model, datamodule=data)
@@ -81,20 +81,20 @@ def bare(o: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from datamodules.experience.collector import Collector
-    from datamodules.experience.environments import make_vector, sizes
+    from datamodules.experience.environments import make_vector, spaces_of
     from zoo.rl.flat import FlatAdam, FlatParameters
     from zoo.rl.on_policy.ppo import ppo_loss, rows_of
     from zoo.rl.policies import ActorCritic
 
     clock = Clock(o["total"])
     envs = make_vector(o["environment"], o["num_envs"], o["vectorization"], None)
-    policy = ActorCritic(*sizes(o["environment"], envs.single_observation_space, envs.single_action_space))
+    policy = ActorCritic(**spaces_of(o["environment"], envs.single_observation_space, envs.single_action_space))
     flat = FlatParameters(policy)
     optimizer, one, clip = FlatAdam(flat.vector, o["learning_rate"]), torch.ones(()), torch.tensor(0.2)
-    options: dict[str, Any] = {"value_weight": 0.5, "entropy_weight": 0.0, "value_clip": None}
+    options: dict[str, Any] = {"policy": policy, "value_weight": 0.5, "entropy_weight": 0.0, "value_clip": None}
 
-    def gradient(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return flat.gradient(lambda p: ppo_loss(p, policy, matrix, clip, normalize_advantages=True, **options))
+    def gradient(matrix: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return flat.gradient(lambda p: ppo_loss(p, matrix, clip, normalize_advantages=True, **options))
 
     compiled = torch.compile(gradient, fullgraph=True, options={"cpp_wrapper": True})
     collector, steps = Collector(envs, o["steps"]), 0

@@ -1,8 +1,8 @@
-"""Time and memory of our training step against batch, image size and network size; writes a plot.
+"""Time and memory of our training step by batch, image size and network size; writes a plot.
 
     python -m benchmarks.diffusion scaling [--output docs/scaling.png] [--device cuda]
 
-Each point is a process of its own: memory is the growth of its peak, over what it held before the first step.
+Each point is a process of its own. Memory is the growth of its peak since before the first step.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from benchmarks.clock import child, machine, seconds, table
 from benchmarks.peers import Setting, Size, build
 
 BATCHES, SIDES, WIDTHS = (8, 16, 32, 64, 128, 256), (8, 16, 32, 64), (16, 32, 64, 128)
-POINT = {"batch": 32, "side": 16, "channels": 32}  # the others stand here while one moves
+POINT = {"batch": 32, "side": 16, "channels": 32}  # the values of the others while one varies
 AXES = {
     "batch": ("images a batch", BATCHES),
     "side": ("image side, pixels", SIDES),

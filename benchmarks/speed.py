@@ -1,10 +1,10 @@
-"""Training step and sampling of ours, diffusers and lucidrains, at their defaults and each at its best.
+"""Training step and sampling of ours, diffusers and lucidrains, with their defaults and each at its best.
 
     python -m benchmarks.diffusion speed [--sizes 8x8 32x32] [--threads 1 2] [--device cuda]
 
 A training step is forward, backward, optimizer and EMA at batch 64; sampling is 64 images by DDIM, in 50 steps, but 10
-for 32x32 on a CPU. Within a process, of one thread count, all variants take turns. Results so far are kept: a run that
-was cut goes on.
+for 32x32 on a CPU. All variants of one thread count take turns in one process. Results are kept, so that an interrupted
+run resumes.
 """
 
 import argparse
@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=[*PRECISIONS], help="at their best")
     parser.add_argument("--eager", action="store_true", help="leave the compiled variants out")
-    parser.add_argument("--warm", action="store_true", help="use compiled code of earlier runs: no true compile times")
+    parser.add_argument(
+        "--warm", action="store_true", help="reuse compiled code of earlier runs; compile times are then not real"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, default=Path("runs/bench/speed.json"))
 
@@ -133,10 +135,10 @@ def report(
         rows = []
         for side, entries in result[work].items():
             for name, entry in entries.items():
-                beside = DEFAULT if name == DEFAULT else best["ours"]
+                reference = DEFAULT if name == DEFAULT else best["ours"]
                 rate = batch / statistics.median(entry["times"])
                 row = [side, name + " (best)" * (name == best[side]), milliseconds(entry["times"])]
-                row += [ratios(entry["times"], result[work]["ours"][beside]["times"]) if "ours" in best else ""]
+                row += [ratios(entry["times"], result[work]["ours"][reference]["times"]) if "ours" in best else ""]
                 row += [f"{entry['compile_s']:.0f}" if entry["compile_s"] else "", f"{rate:.0f}"]
                 rows.append(row + ([f"{100 * flops * costs[side][1] * rate / peak:.1f} %"] if peak else []))
         header = ["side", "variant", what, "over ours (defaults: defaults; else: best)", "compile s", "images/s"]

@@ -1,16 +1,16 @@
-"""Defaults against defaults on digits: how long our `fit` takes to the loss that diffusers' recipe reaches in a time.
+"""Defaults compared on digits: how long our `fit` takes to reach the best loss of diffusers' recipe.
 
     python -m benchmarks.diffusion time-to-loss [--minutes 20] [--fit "--model.compile true"]
 
 diffusers: the defaults of examples/unconditional_image_generation/train_unconditional.py (huggingface/diffusers, commit
-00769f6) but for the batch of 64: eps, linear schedule, AdamW 1e-4, betas 0.95 and 0.999, cosine decay with 500 steps of
-warm-up (its end is the end of the time), gradients clipped at 1, EMA to the power 3/4, fp32. No flips of digits.
+00769f6) except for the batch of 64: eps, linear schedule, AdamW 1e-4, betas 0.95 and 0.999, cosine decay with 500 steps
+of warm-up (it ends when the time does), gradients clipped at 1, EMA to the power 3/4, fp32. Digits are not flipped.
 Ours: `fit` with its defaults, through the command line, in a process whose start and imports count.
 
-One ruler for both: the mean squared error in eps of the averaged weights on the 350 validation images, the same noise,
-at ten levels of the linear schedule. Ours, trained on another schedule, is asked at the time of equal signal-to-noise
-ratio. Measuring stops both clocks. A run that was cut goes on with what it had. Beside other work, --clock cpu with
---threads 1 counts the seconds that the process, and the compilers it started, had of a core.
+The loss of both: the mean squared error in eps of the averaged weights on the 350 validation images, with the same
+noise, at ten levels of the linear schedule. Ours is trained on another schedule, so it is evaluated at the times of
+equal signal-to-noise ratio. Both clocks stop while the loss is measured. An interrupted run resumes. On a busy machine,
+--clock cpu with --threads 1 counts the CPU seconds of the process and of the compilers that it starts.
 """
 
 import argparse
@@ -52,7 +52,7 @@ FIT = "fit --model DDPM --data Digits --data.batches_per_epoch 100 --trainer.cal
 
 
 def cpu_seconds() -> float:
-    """Of this process and of the children that it has waited for."""
+    """CPU seconds of this process and of the children that it has waited for."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
@@ -146,7 +146,7 @@ def train_diffusers(
 
 
 class Until(Callback):
-    """Notes the loss of the averaged weights after each validation, and stops a run at a loss or a time."""
+    """Records the loss of the averaged weights after each validation, and stops a run at a loss or a time."""
 
     def __init__(self, clock: str, started: float, target: float, limit_s: float, folder: Path) -> None:
         self.now = CLOCKS[clock]
@@ -173,7 +173,7 @@ class Until(Callback):
 
 
 def fit(arguments: list[str], callback: Until) -> int:
-    """Our command line, with one callback more."""
+    """Our command line, with one more callback."""
     from commands import main, train
 
     class CommandLine(train.CommandLine):
@@ -190,7 +190,7 @@ def train_ours(
     fit_options: str, target: float, limit_s: float, folder: Path, threads: int, clock: str
 ) -> list[list[float]]:
     """[[seconds since the process was started, loss], ...]."""
-    number = sum(1 for _ in folder.glob("fit-*"))  # a run that was cut began its clock in vain: start anew
+    number = sum(1 for _ in folder.glob("fit-*"))  # the clock of an interrupted run is lost: start again
     command = [*shlex.split(FIT), "--trainer.max_epochs", "-1", "--trainer.enable_progress_bar", "false"]
     command += ["--trainer.default_root_dir", str(folder.resolve() / f"fit-{number}"), *shlex.split(fit_options)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}

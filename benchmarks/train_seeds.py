@@ -2,9 +2,10 @@
 
     python -m benchmarks.train_seeds ppo-cartpole --seeds 5
 
-Writes runs/NAME/seed-S (kept, and not trained again by a second call), runs/NAME/results.json and checkpoints/NAME, in
-the place of an older one, whose card says the return of every seed. Options after `--` go to `fit`. Seeds that are
-trained elsewhere may be copied into runs/NAME first. Run it from a clean checkout: the card names the commit.
+Writes runs/NAME/seed-S, runs/NAME/results.json and checkpoints/shipped/NAME, whose card lists the return of every seed;
+an older folder there is replaced. A second call does not train the finished seeds again. Options after `--` go to
+`fit`. Seeds that were trained elsewhere can be copied into runs/NAME first. Run it from a clean checkout, because the
+card names the commit.
 """
 
 import argparse

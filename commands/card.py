@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from checkpoints.card import render
 from checkpoints.catalogue import (
     ANIMATION,
     CARD,
@@ -16,52 +16,53 @@ from checkpoints.catalogue import (
     PICTURE,
     RESULTS,
     WEIGHTS,
+    Description,
     read_json,
     shipped,
 )
+from commands.measures.common import Metrics
 from zoo.errors import UserError
+from zoo.protocols import Player, Sampler
 
-GUIDANCE = 2.0  # scale of the picture on a card
-
-if TYPE_CHECKING:
-    from commands.measures.common import Metrics
+GUIDANCE = 2.0  # scale of the picture of a guided model
+PICTURED: dict[str, dict[str, Any]] = {  # protocol -> options of `sample` behind the picture, if not the model's own
+    "shapes": {"eta": 1.0, "spacing": "karras"},
+}
 
 
 def write_card(
-    folder: Path,
-    data_name: str,
-    metrics: "Metrics",
-    options: list[str],
-    by_seed: dict[str, Any],
-    illustrate: Callable[[Path], dict[str, Any]],
+    described: Description, metrics: Metrics, options: list[str], by_seed: dict[str, Any], licences: dict[str, str]
 ) -> None:
     """Writes the measured metrics of a model, its pictures and its card.
 
-    `options` are those of `evaluate` that the metrics were measured with; `by_seed` is empty, or {"metric", "values"}
-    of all training seeds; `illustrate` draws into a folder, and returns what results.json says of it.
+    Everything is made in a temporary folder and moved over at the end, so that numbers, pictures and text agree.
 
-    Everything is made in a folder beside and moved over at the end, so that numbers, picture and text agree.
+    Args:
+        described: the model, with the data that it was measured on.
+        metrics: the headline first.
+        options: those of `evaluate` that the metrics were measured with.
+        by_seed: empty, or {"metric", "values"} of all training seeds.
+        licences: of the weights ("license") and of the data ("data_license"), where they are given.
     """
-    from checkpoints.card import render
-
-    config = read_json(folder / CONFIG)
-    config["origin"]["data"] = data_name
+    folder = described.folder
+    config = read_json(folder / CONFIG) | {"data": described.data} | licences
     name = folder.resolve().name
     results: dict[str, Any] = {
         "command": " ".join(["lightning-zoo evaluate", name, "--full", *options]),
-        "training_seeds": [int(seed) for seed in by_seed["values"]] if by_seed else [config["origin"]["seed"]],
+        "training_seeds": [int(seed) for seed in by_seed["values"]] if by_seed else [described.origin["seed"]],
         "metrics": {name: measurement._asdict() for name, measurement in metrics.items()},
     }
     if by_seed:
         results["by_training_seed"] = by_seed
     try:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.resolve().parent) as beside:
-            new = Path(beside) / name
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder.resolve().parent) as temporary:
+            new = Path(temporary) / name
             new.mkdir()
             shutil.copyfile(folder / WEIGHTS, new / WEIGHTS)
-            results |= illustrate(new)
+            results |= illustrate(new, described)
             for file, content in ((CONFIG, config), (RESULTS, results)):
-                (new / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                text = json.dumps(content, indent=2, allow_nan=False)
+                (new / file).write_text(text + "\n", encoding="utf-8")
             (new / CARD).write_text(render(new), encoding="utf-8")
             for file in (CONFIG, PICTURE, ANIMATION, CLIP, RESULTS, CARD):
                 if (new / file).exists():
@@ -70,47 +71,73 @@ def write_card(
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
-def illustrate_model(new: Path, model: Any, data: Any, data_name: str) -> dict[str, Any]:
-    """What a model draws, if it draws: the picture, a flow's animation, and who reads the pictures."""
+def illustrate(new: Path, described: Description) -> dict[str, Any]:
+    """Draws into a folder what a model can show; returns what results.json says of it."""
+    from checkpoints.store import load
+
+    model: Any = load(described)
+    if isinstance(model, Player):
+        from commands.policies import write_clip
+
+        return write_clip(new, described.folder)
+    if not isinstance(model, Sampler):
+        return {}
     from commands.drawing.flows import write_animation
-    from commands.measures.common import JUDGE
-    from zoo.flows.model import Flow
+    from commands.measures.common import load_data
 
-    said: dict[str, Any] = {}
-    if hasattr(model, "sample"):
-        said["picture"] = PICTURE
-        if judge := JUDGE.get(data_name):
-            accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
-            said["judge"] = {"name": judge, "test_accuracy": accuracy}
-        draw_picture(new / PICTURE, model, data, new.name)
-    if isinstance(model, Flow):
-        said["animation"] = ANIMATION
-        write_animation(new / ANIMATION, model)
-    return said
+    shown: dict[str, Any] = {}
+    data = load_data(described.data)
+    if len(model.shape) == 3 or model.shape == (2,):
+        shown["picture"] = PICTURE
+        draw = _draw_images if len(model.shape) == 3 else _draw_points
+        draw(new / PICTURE, model, data, new.name, PICTURED.get(described.protocol, {}))
+    if len(model.shape) == 3:
+        shown |= _judge_of(data)
+    flow: Any = model
+    if "picture" in shown and hasattr(flow, "path"):  # where a flow carries its noise
+        shown["animation"] = ANIMATION
+        write_animation(new / ANIMATION, flow)
+    return shown
 
 
-def draw_picture(path: Path, model: Any, data: Any, name: str) -> None:
-    """Real images beside those that a model draws, all classes in turn if it knows any; densities of the plane."""
+def _draw_images(path: Path, model: Any, data: Any, name: str, options: dict[str, Any]) -> None:
+    """Real images, and as many that the model draws, all classes in turn if it has any."""
     import torch
 
-    from commands.drawing.flows import write_comparison
     from commands.drawing.panels import draw_panels
-    from zoo.flows.model import Flow
 
-    if isinstance(model, Flow):
-        if not model.image_shape:
-            return write_comparison(path, name, data, model)
-        labels = torch.arange(100) % model.num_classes if model.num_classes else None
-        samples = model.sample(100, labels=labels, generator=torch.Generator().manual_seed(0)).cpu()
-        return draw_panels(
-            path, [("real test images", data.images("test")[:100]), (f"{name}, temperature 1, seed 0", samples)]
-        )
-    columns = 10 if len(model.num_classes) < 2 else 12
+    columns = 10 if len(model.labels) < 2 else 12
     count = 10 * columns
-    labels = model.labels_in_turn(torch.arange(count))
-    scale = 1.0 if labels is None else GUIDANCE
-    generator = torch.Generator().manual_seed(0)
-    samples = model.sample(count, steps=50, labels=labels, guidance_scale=scale, generator=generator).cpu()
-    how = "" if labels is None else f"\nclasses in turn, guidance scale {scale:g}"
-    panels = [("real test images", data.images("test")[:count]), (f"{name}, 50 DDIM steps, seed 0{how}", samples)]
-    draw_panels(path, panels, columns)
+    how = [f"{key.replace('_', ' ')} {value}" for key, value in options.items()]
+    if model.labels:
+        options = options | {"labels": model.labels_in_turn(torch.arange(count))}
+        how.append("classes in turn")
+        if getattr(model, "null_labels", None) is not None:
+            options["guidance_scale"] = GUIDANCE
+            how.append(f"guidance scale {GUIDANCE:g}")
+    samples = model.sample(count, generator=torch.Generator().manual_seed(0), **options).cpu()
+    title = "\n".join([f"{name}, seed 0", ", ".join(how)] if how else [f"{name}, seed 0"])
+    draw_panels(path, [("real test images", data.images("test")[:count]), (title, samples)], columns)
+
+
+def _draw_points(path: Path, model: Any, data: Any, name: str, options: dict[str, Any]) -> None:
+    """The true density where it is known, the learned one, and samples."""
+    import torch
+
+    from commands.drawing.flows import write_comparison, write_scatter
+
+    if hasattr(data, "log_density"):
+        write_comparison(path, name, data, model)
+    else:
+        write_scatter(model.sample(2000, generator=torch.Generator().manual_seed(0), **options).cpu(), path)
+
+
+def _judge_of(data: Any) -> dict[str, Any]:
+    """Which classifier reads the pictures of this data, and how well."""
+    from commands.measures.judge import JUDGES
+
+    judge = JUDGES.get(type(data).__name__)
+    if judge is None:
+        return {}
+    accuracy = read_json(shipped()[judge] / RESULTS)["metrics"]["test_accuracy"]["value"]
+    return {"judge": {"name": judge, "test_accuracy": accuracy}}

@@ -8,16 +8,14 @@ on two cores; --full uses the card's own numbers. Exit status 1 if a metric does
 import argparse
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, read_json
+from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, Description, describe, read_json
 from checkpoints.locate import find
-from commands.measures.common import DATA, Metrics, load_data, say
-from commands.measures.images import measure
+from commands.measures import protocol_of
+from commands.measures.common import Metrics, say
 from commands.options import add_device, add_speed, choose_device, speed_up
-from commands.policies import RETURN, import_environments, measure_policy, write_clip
 from zoo.errors import UserError
 
 
@@ -27,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update", action="store_true", help="for authors: measure in full and write results.json, card and picture"
     )
-    parser.add_argument("--data", choices=DATA, help="the data, for a model folder that does not say it")
+    parser.add_argument(
+        "--data", metavar="NAME", help="the data, for a model folder that does not say it: Digits, Shapes"
+    )
     parser.add_argument(
         "--env-module", metavar="MODULE", help="a module of yours, which registers a policy's environment"
     )
@@ -35,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         nargs="+",
         metavar="FOLDER",
-        help="with --update: model folders of the same config from all training seeds, for the card (densities of the "
-        "plane, policies)",
+        help="with --update: model folders of the same config from all training seeds, for the card",
     )
+    parser.add_argument("--license", help="with --update: the licence of the weights, for the card, as apache-2.0")
+    parser.add_argument("--data-license", help="with --update: the licence of the data, for the card")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
     add_device(parser)
     add_speed(parser)
@@ -46,115 +47,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.update and args.model.startswith(PREFIX):
         raise UserError(f"--update writes into the model folder: `download {args.model} --to DIR`, then --update DIR")
-    folder = find(args.model)
-    config = read_json(folder / CONFIG)
-    name = folder.resolve().name
-    origin = config.get("origin")
-    if not isinstance(origin, dict):
-        raise UserError(f'{folder / CONFIG} must hold "origin", an object')
-    is_policy = config.get("model") in ("actor", "actor-critic")
-    data_name: Any = args.data or origin.get("data")
-    if data_name not in DATA and not is_policy:
-        raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data {' or '.join(DATA)}")
-    missing = {"seed", "steps", "commit"} - origin.keys()
+    for option in ("seeds", "license", "data_license"):
+        if getattr(args, option) and not args.update:
+            raise UserError(f"--{option.replace('_', '-')} is for --update: it writes the card")
+    described = describe(find(args.model))
+    if args.data is not None:
+        described = described._replace(data=data_named(args.data))
+    if not described.data:
+        raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data, as Digits or Shapes")
+    missing = {"seed", "steps", "commit"} - described.origin.keys()
     if args.update and missing:
-        raise UserError(f'{folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
-    if args.seeds and not args.update:
-        raise UserError("--seeds is for --update: it writes the card")
-    if is_policy:
-        return _run_policy(args, folder, config)
-    card = {} if args.update else read_metrics(folder)
-
-    import checkpoints
-    from datamodules import Densities
-    from zoo.flows.model import Flow
-
-    data = load_data(data_name)
+        raise UserError(f'{described.folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
+    card = {} if args.update else read_metrics(described.folder)
     device = choose_device(args.device)
-    model: Any = checkpoints.load(args.model, device)
-    sizes = tuple(model.shape if isinstance(model, Flow) else model.image_shape)
-    of_data = (data.num_features,) if isinstance(data, Densities) else data.image_shape
-    if sizes != of_data:
-        what = "images" if len(sizes) == 3 else "points"
-        raise UserError(f"{args.model!r} is for {what} {sizes}, but those of {data_name} are {of_data}")
-    if isinstance(model, Flow):
-        if args.precision != "fp32" or args.compile:
-            raise UserError("--precision bf16 and --compile are for diffusion models: a likelihood is taken in fp32")
-    else:
-        speed_up(getattr(model, "network", model), device, args.precision, args.compile)
-    metrics = measure(model, data, full=args.full or args.update, say=say)
-    if args.update:
-        from commands.card import illustrate_model, write_card
+    if args.env_module is not None:
+        from commands.policies import import_environments
 
-        options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
-        by_seed = density_by_seed(args.seeds, config, data, device) if args.seeds else {}
-        write_card(
-            folder,
-            data_name,
-            metrics,
-            options,
-            by_seed,
-            lambda new: illustrate_model(new, checkpoints.load(str(folder)), data, data_name),
-        )
-        print(f"wrote {folder / RESULTS} and the card")
-        return 0
-    return _compare(name, card, metrics, as_json=args.json)
+        import_environments(args.env_module)
+    measured = measure(described, device, args)
+    if not args.update:
+        return _compare(described.folder.resolve().name, card, measured, as_json=args.json)
+    from commands.card import write_card
+
+    options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
+    licences = {"license": args.license, "data_license": args.data_license}
+    by_seed = by_training_seed(args, described, next(iter(measured)), device) if args.seeds else {}
+    write_card(described, measured, options, by_seed, {key: text for key, text in licences.items() if text})
+    print(f"wrote {described.folder / RESULTS} and the card")
+    return 0
 
 
-def _run_policy(args: argparse.Namespace, folder: Path, config: dict[str, Any]) -> int:
-    """The same for a policy, which is measured by playing; on the card, a film of it."""
-    import_environments(args.env_module)
-    card = {} if args.update else read_metrics(folder)
-    device = choose_device(args.device)
-    metrics = measure_policy(args.model, device)
-    if args.update:
-        from commands.card import write_card
+def measure(described: Description, device: str, args: argparse.Namespace) -> Metrics:
+    """Every metric of a model, the headline first, by its protocol."""
+    from checkpoints.store import load
 
-        by_seed: dict[str, Any] = {}
-        if args.seeds:
-            values = by_training_seed(args.seeds, config, lambda name: measure_policy(name, device)[RETURN].value)
-            by_seed = {"metric": RETURN, "values": values}
-        write_card(folder, config["origin"]["data"], metrics, [], by_seed, lambda new: write_clip(new, folder))
-        print(f"wrote {folder / RESULTS} and the card")
-        return 0
-    return _compare(folder.resolve().name, card, metrics, as_json=args.json)
+    protocol = protocol_of(described)
+    model: Any = load(described, device)
+    if args.precision != "fp32" or args.compile:
+        if not hasattr(model, "network"):
+            raise UserError("--precision bf16 and --compile are for diffusion models: others are measured in fp32")
+        speed_up(model.network, device, args.precision, args.compile)
+    metrics: Metrics = protocol(model, described, full=args.full or args.update, say=say)
+    return metrics
 
 
-def density_by_seed(folders: list[str], config: dict[str, Any], data: Any, device: str) -> dict[str, Any]:
-    """{"metric", "values": {training seed: value}} of flows of one config: their NLL less that of the truth.
-
-    Raises:
-        UserError: as `by_training_seed`, and if the data has no known density.
-    """
-    import checkpoints
-    from commands.measures.flows import scores
-    from datamodules import Densities
-
-    if not isinstance(data, Densities):
-        raise UserError("--seeds is for densities of the plane and policies: other models are measured one by one")
-
-    def measured(name: str) -> float:
-        return scores(checkpoints.load(name, device), data, say)[0].value  # type: ignore[arg-type]
-
-    return {"metric": "nll_minus_floor_nats", "values": by_training_seed(folders, config, measured)}
+def data_named(name: str) -> dict[str, Any]:
+    """The data of --data: a class of ours, or a name of version 0.1 (digits, shapes, or a density as moons)."""
+    old = {"digits": {"class": "Digits", "levels": 17}, "shapes": {"class": "Shapes", "levels": 256}}
+    if name in old:
+        return {"arguments": {}} | old[name]
+    if name[:1].isupper():
+        return {"class": name, "arguments": {}}
+    return {"class": "Densities", "arguments": {"name": name}}
 
 
-def by_training_seed(folders: list[str], config: dict[str, Any], measured: Callable[[str], float]) -> dict[str, float]:
-    """{training seed: value} of model folders of one config.
+def by_training_seed(args: argparse.Namespace, described: Description, headline: str, device: str) -> dict[str, Any]:
+    """{"metric", "values": {training seed: value}} of the headline of model folders of one config.
 
     Raises:
         UserError: if a folder holds another model, or two are of one seed.
     """
     values: dict[str, float] = {}
-    for name in folders:
-        other = read_json(find(name) / CONFIG)
-        if any(other.get(key) != config.get(key) for key in ("model", "arguments")):
+    for name in args.seeds:
+        other = describe(find(name))
+        if (other.model, other.arguments) != (described.model, described.arguments):
             raise UserError(f"--seeds {name!r} is not of the model that is measured: its class or arguments differ")
-        seed = str(other["origin"]["seed"])
+        seed = str(other.origin["seed"])
         if seed in values:
             raise UserError(f"--seeds {name!r} is of training seed {seed}, as another folder is")
-        values[seed] = measured(name)
-    return values
+        values[seed] = measure(other._replace(data=described.data), device, args)[headline].value
+    return {"metric": headline, "values": values}
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,7 @@ The averaged weights are taken where the run averaged them.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import UserError
 
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         training = config.read_text(encoding="utf-8") if config.is_file() else None
     except (OSError, ValueError) as error:
         raise UserError(f"{config} cannot be read: {error}") from None
-    about = {key: content[key] for key in ("algorithm", "paper", "data", "protocol") if key in content}
+    about: dict[str, Any] = {key: content[key] for key in ("algorithm", "paper", "data", "protocol") if key in content}
     save(args.folder, content["model"], content["arguments"], state, content["origin"], training, about)
     print(json.dumps({"output": str(args.folder)}) if args.json else f"wrote {args.folder}")
     return 0

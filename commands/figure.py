@@ -25,7 +25,7 @@ from zoo.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from commands.measures.common import Judge
+    from commands.measures.judge import Judge
     from zoo.flows.model import Flow
 
 STEPS = (5, 10, 20, 50, 100, 1000)
@@ -248,7 +248,7 @@ def _data(model: Any, name: str) -> Any:
 
 
 def _judge(model: Any, args: argparse.Namespace) -> "Judge":
-    from commands.measures.common import Judge
+    from commands.measures.judge import Judge
     from datamodules import Digits
 
     data = _data(model, args.model)

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import statistics
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from commands.policies import Film, check_video, import_environments, load_policy
+    from commands.drawing.films import check_video, filming
+    from commands.policies import import_environments, load_policy
 
     if args.video is not None:
         check_output(args.video, (".mp4", ".gif"), option="--video")
@@ -34,22 +37,19 @@ def run(args: argparse.Namespace) -> int:
     from datamodules.experience.collector import play
     from datamodules.experience.environments import make
 
-    film = Film() if args.video is not None else None
-    played = play(
-        policy,
-        partial(make, name, arguments, render=film is not None),
-        range(args.seed, args.seed + args.episodes),
-        explore=args.explore,
-        generator=torch.Generator().manual_seed(args.seed),
-        on_step=film,
-    )
-    if film is not None:
-        film.write(args.video)
-    mean, std = float(played.returns.mean()), float(played.returns.std(correction=0))
+    generator = torch.Generator().manual_seed(args.seed)
+    returns, lengths = [], []
+    with filming(args.video) if args.video is not None else nullcontext() as film:
+        for seed in range(args.seed, args.seed + args.episodes):  # one at a time, in the order of the film
+            make_one = partial(make, name, arguments, render=film is not None)
+            played = play(policy, make_one, [seed], explore=args.explore, generator=generator, on_step=film)
+            returns.append(played.returns.item())
+            lengths.append(played.lengths.item())
+    mean, std = statistics.fmean(returns), statistics.pstdev(returns)
     if args.json:
-        answer = {"returns": played.returns.tolist(), "lengths": played.lengths.tolist()}
+        answer = {"returns": returns, "lengths": lengths}
         print(json.dumps(answer | {"mean": mean, "std": std, "env": name}))
     else:
-        where = f"; wrote {args.video}" if film is not None else ""
+        where = f"; wrote {args.video}" if args.video is not None else ""
         print(f"{name}: return {mean:.2f} ± {std:.2f} over {args.episodes} episodes{where}")
     return 0

@@ -21,6 +21,7 @@ class PointDataModule(InMemoryDataModule, abc.ABC):
     num_features: int
     num_classes = 0
     levels = 0  # continuous
+    protocol = "density"  # of measurement
 
     def points(self, split: str) -> Tensor:
         """All points of "train", "val" or "test", (N, D) float32."""

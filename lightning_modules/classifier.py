@@ -6,7 +6,9 @@ import lightning as L
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.construct import construct
+from lightning_modules.trainer.log import log_rarely
+from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.nn.augment import random_affine
 from zoo.nn.classifier import ImageClassifier
@@ -47,25 +49,14 @@ class Classifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = "image-classifier"
-        check_options(self.hparams)
-        self.arguments: dict[str, Any] = {
-            "image_shape": list(image_shape),
-            "num_classes": num_classes,
-            "channels": channels,
-            "channel_multipliers": list(channel_multipliers),
-            "num_features": num_features,
-            "dropout": dropout,
-        }
-        self.model = ImageClassifier(**self.arguments)
+        self.model: ImageClassifier = construct(self, "image-classifier")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if self.hparams["augmentation"] > 0:
             images = random_affine(images, self.hparams["augmentation"])
         loss = F.cross_entropy(self.model(images).float(), labels, label_smoothing=self.hparams["label_smoothing"])
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self.log("train/loss", loss, prog_bar=True)
+        log_rarely(self, "train/loss", loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -78,9 +69,7 @@ class Classifier(L.LightningModule):
         """Probabilities (B, num_classes)."""
         return self.model(batch[0]).float().softmax(dim=1)
 
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    configure_optimizers = adamw
     configure_callbacks = record
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], split: str) -> None:

@@ -14,12 +14,13 @@ SHAPE, LEVELS = (3, 8, 4), 17
 def alone(kind: type[L.LightningModule], **options: Any) -> Any:
     """A module whose trainer is a stub, with random weights in the layers that start at zero; notes what it logs."""
     torch.manual_seed(0)
-    module: Any = kind(**{"image_shape": SHAPE, "channels": 4, "num_timesteps": 20} | options)
+    sizes = {"image_shape": SHAPE, "channels": 4, "num_timesteps": 20}
+    if "levels" in inspect.signature(kind).parameters:
+        sizes["levels"] = LEVELS
+    module: Any = kind(**sizes | options)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.2)
-    module.trainer = SimpleNamespace(
-        global_step=1, log_every_n_steps=50, datamodule=SimpleNamespace(levels=LEVELS), world_size=1
-    )
+    module.trainer = SimpleNamespace(global_step=1, log_every_n_steps=50, world_size=1)
     module.logged = {}
     module.log = lambda name, value, **_: module.logged.update({name: value})
     return module

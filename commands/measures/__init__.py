@@ -1,1 +1,37 @@
-"""How each kind of model is measured."""
+"""How models are measured: each protocol is one function, named in config.json and looked up here.
+
+A protocol takes (model, described, *, full, say) and returns the metrics of a card, the headline first. `full` takes as
+many draws as a card states; else few enough for ten minutes on two cores. `say` shows progress.
+"""
+
+import importlib
+from typing import Any
+
+from checkpoints.catalogue import Description
+from checkpoints.tasks import TASKS
+from zoo.errors import UserError
+
+PROTOCOLS = {  # name -> module here, and function
+    "accuracy": "classifier:accuracy",
+    "density": "points:density",
+    "guidance": "images:guidance",
+    "guiding": "classifier:guiding",
+    "likelihood": "likelihood:likelihood",
+    "returns": "policy:returns",
+    "samples": "images:samples",
+    "score": "images:score",
+    "shapes": "shapes:shapes",
+}
+
+
+def protocol_of(described: Description) -> Any:
+    """The function that measures a model: the protocol that its config.json names, or that of its task.
+
+    Raises:
+        UserError: if this version does not know the protocol.
+    """
+    name = described.protocol or TASKS[described.task].protocol
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name!r}; this version knows {', '.join(PROTOCOLS)}")
+    module, _, function = PROTOCOLS[name].partition(":")
+    return getattr(importlib.import_module(f"commands.measures.{module}"), function)

@@ -2,21 +2,17 @@
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from checkpoints.catalogue import Description
+from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from datamodules import Densities
-    from datamodules.images import ImageDataModule
-    from zoo.metrics.samples import FeatureFID
-
-JUDGE = {"digits": "classifier-digits"}  # data -> the model whose features the FID is taken in
-# as in `zoo.synthetic.densities`, which brings in PyTorch: too slow for --help
-TOYS = ("moons", "circles", "rings", "pinwheel", "8gaussians", "checkerboard", "2spirals", "swissroll")
-DATA = ("digits", "shapes", *TOYS)
 DRAWS = 20  # sets of samples behind an FID
+BATCH = 160  # images at once: their feature maps still fit the caches of a CPU
 
 
 class Measurement(NamedTuple):
@@ -31,68 +27,47 @@ class Measurement(NamedTuple):
     def of(cls, values: Iterable[float], protocol: str, scale: float = 1.0) -> "Measurement":
         """The mean of values, each multiplied by `scale`."""
         values = [scale * value for value in values]
+        if not values or not all(math.isfinite(value) for value in values):
+            raise UserError(f"a measured value is not finite: {protocol}")
         mean = sum(values) / len(values)
         variance = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
         return cls(mean, math.sqrt(variance), len(values), protocol)
 
 
 Metrics = dict[str, Measurement]
+Say = Callable[[str], None]
 
 
-def load_data(name: str) -> "ImageDataModule | Densities":
-    """The data set of a name in DATA."""
-    from datamodules import Densities, Digits, Shapes
+def load_data(data: dict[str, Any]) -> Any:
+    """The DataModule that a description names by "class" and "arguments".
 
-    return Densities(name) if name in TOYS else {"digits": Digits, "shapes": Shapes}[name]()
-
-
-class Scores(NamedTuple):
-    """What a judge finds in one set of samples; distances are medians to the nearest training image."""
-
-    fid: float
-    nearest: float
-    precision: float
-    recall: float
-    read: list[float]  # for each sample 1 if it reads as the label asked for, else 0; empty if none was
-
-
-class Judge:
-    """The classifier in whose features samples are compared with the test images of its data.
-
-    Attributes:
-        name: of the shipped model.
-        test, labels: the test split.
-        baseline: the FID of as many training images, drawn `DRAWS` times. base: its mean.
-        unseen: the median distance of a test image to its nearest training image.
+    Raises:
+        UserError: if no data set of ours has that name, or its arguments do not fit.
     """
+    import datamodules
 
-    def __init__(self, data: "ImageDataModule") -> None:
-        import torch
+    name = data.get("class")
+    if name not in [*datamodules.__all__]:
+        raise UserError(f"unknown data {name!r}: use one of {', '.join(datamodules.__all__)}")
+    try:
+        return getattr(datamodules, name)(**data["arguments"])
+    except TypeError as error:
+        raise UserError(f"the arguments of the data {name!r} do not fit: {error}") from None
 
-        import checkpoints
-        from zoo.metrics.samples import FeatureFID, nearest_distances
 
-        self.name = JUDGE[type(data).__name__.lower()]
-        self._model: Any = None  # no module to mypy, which knows nothing of the classifier's own methods
-        self._model = checkpoints.load(self.name)
-        self._train, self.test, self.labels = data.images("train"), data.images("test"), data.labels("test")
-        self._fid = FeatureFID(self._model, self.test)
-        self.baseline = fid_of_training_images(self._fid, self._train, len(self.test))
-        self.base = mean(self.baseline)
-        self.unseen = nearest_distances(self.test, self._train).median().item()
-        with torch.inference_mode():
-            self._features = self._model.features(self.test)
+def data_for(model: Any, described: Description) -> Any:
+    """The data of a model, which must be of the model's shape.
 
-    def __call__(self, samples: "Tensor", labels: "Tensor | None" = None) -> Scores:
-        import torch
-
-        from zoo.metrics.samples import nearest_distances, precision_recall
-
-        with torch.inference_mode():
-            features = self._model.features(samples)
-            read = [] if labels is None else (self._model.to_logits(features).argmax(1) == labels).double().tolist()
-        nearest = nearest_distances(samples, self._train).median().item()
-        return Scores(self._fid(samples), nearest, *precision_recall(self._features, features), read)
+    Raises:
+        UserError: as `load_data`, or if the data has another shape.
+    """
+    data = load_data(described.data)
+    shape = (data.num_features,) if hasattr(data, "num_features") else tuple(data.image_shape)
+    if tuple(model.shape) != shape:
+        raise UserError(
+            f"the model is for data of shape {tuple(model.shape)}, but {described.data['class']} has the shape {shape}"
+        )
+    return data
 
 
 def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = None, **options: Any) -> "Tensor":
@@ -112,17 +87,17 @@ def batch_sizes(count: int) -> list[int]:
     """Batches of nearly one size, so that a compiled network is compiled for at most two."""
     import torch
 
-    from commands.sample import BATCH
-
     return [len(rows) for rows in torch.arange(count).chunk(math.ceil(count / BATCH))]
 
 
-def fid_of_training_images(fid: "FeatureFID", train: "Tensor", count: int) -> list[float]:
-    """The FID of `count` training images, drawn `DRAWS` times: what a perfect model would have."""
-    import torch
+def device_of(model: Any) -> Any:
+    """Where the weights of a model are."""
+    return next(model.parameters()).device
 
-    shuffled = torch.Generator().manual_seed(0)
-    return [fid(train[torch.randperm(len(train), generator=shuffled)[:count]]) for _ in range(DRAWS)]
+
+def in_batches(images: "Tensor", device: Any) -> "tuple[Tensor, ...]":
+    """Images on a device, in batches of nearly one size."""
+    return images.to(device).split(batch_sizes(len(images)))
 
 
 def mean(values: list[float]) -> float:

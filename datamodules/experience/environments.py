@@ -7,27 +7,19 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from zoo.errors import UserError, one_line
+from zoo.rl.types import Spaces
 
 VECTORIZATIONS = ("sync", "async", "native", "envpool")
 # what is missing -> our extra that brings it
 EXTRAS = {"mujoco": "mujoco", "imageio": "mujoco", "box2d": "box2d", "pygame": "video"}
 Arguments = dict[str, int | float | bool]
-
-
-class Sizes(NamedTuple):
-    """What a policy must know of an environment, in plain values."""
-
-    observation_shape: tuple[int, ...]
-    num_actions: tuple[int, ...]
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
 
 
 def make(name: str, arguments: Arguments | None = None, render: bool = False) -> gym.Env[Any, Any]:
@@ -108,8 +100,8 @@ def check_name(name: str, arguments: Arguments | None = None) -> None:
         raise UserError(f"unknown environment {name!r}; {hint}")
 
 
-def sizes(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> Sizes:
-    """The sizes of an environment's spaces.
+def spaces_of(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> Spaces:
+    """The spaces of an environment in plain values.
 
     Raises:
         UserError: unless observations are a Box, and actions a Discrete from 0, a MultiDiscrete from 0 or a bounded Box
@@ -117,15 +109,14 @@ def sizes(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> S
     """
     if not isinstance(observations, gym.spaces.Box) or not observations.shape:
         raise UserError(f"{name} has observations {observations}, but only a Box of numbers is known: wrap it")
-    shape = tuple(int(size) for size in observations.shape)
+    spaces = Spaces(observation_shape=tuple(observations.shape), num_actions=(), action_low=(), action_high=())
     match actions:
         case gym.spaces.Discrete() if actions.start == 0:
-            return Sizes(shape, (int(actions.n),), (), ())
+            return spaces | {"num_actions": (int(actions.n),)}
         case gym.spaces.MultiDiscrete() if actions.nvec.ndim == 1 and not actions.start.any():
-            return Sizes(shape, tuple(int(n) for n in actions.nvec), (), ())
+            return spaces | {"num_actions": tuple(actions.nvec.tolist())}
         case gym.spaces.Box() if len(actions.shape) == 1 and actions.is_bounded():
-            low, high = actions.low.tolist(), actions.high.tolist()
-            return Sizes(shape, (), tuple(low), tuple(high))
+            return spaces | {"action_low": tuple(actions.low.tolist()), "action_high": tuple(actions.high.tolist())}
     raise UserError(
         f"{name} has actions {actions}, which no policy here takes: only Discrete and MultiDiscrete from 0, and Box of "
         "one dimension with finite bounds"

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from datamodules.experience.collector import Collector, play
-from datamodules.experience.environments import VECTORIZATIONS, Arguments, Sizes, make, make_vector, sizes
+from datamodules.experience.environments import VECTORIZATIONS, Arguments, make, make_vector, spaces_of
 from zoo.errors import UserError
-from zoo.rl.types import Episodes, Rollout
+from zoo.rl.types import Episodes, Rollout, Spaces
 
 VALIDATION_SEED = 1000  # of the first validation episode; 0 to 99 are for the final evaluation alone
 TEST_EPISODES = 100
@@ -19,21 +19,24 @@ TEST_EPISODES = 100
 class Experience(L.LightningDataModule):
     """Rollouts of the module in training, from `num_envs` copies of an environment.
 
-    A training batch is a `zoo.rl.types.Rollout` of the policy as it is then, a validation batch the `Episodes` that it
-    plays without exploring. Needs a module with `model`, a policy, and `env_steps`, a count.
+    A training batch is an iterable of `zoo.rl.types.Rollout`, each collected with the policy as it is when it is asked
+    for; a validation batch the `Episodes` that it plays without exploring. Needs a module with `model`, a policy, and
+    `env_steps`, a count.
 
     Args:
         environment: an id of Gymnasium's registry.
         total_env_steps: transitions in the whole run, over all processes.
         num_envs: copies in each process.
         rollout_steps: vector steps in a rollout.
+        rollouts_per_batch: rollouts in a training batch, whose metrics are logged as one; by default one, or where that
+            has fewer than 256 transitions, as many as have 1,000.
         vectorization: "sync", "async" (a process each), "native" (where the environment has it) or "envpool".
         environment_arguments: of the environment's constructor; numbers, true or false.
         seed: of the environments; by default that of the run. Each process and each reset has its own.
         validation_episodes: episodes of a validation, from fixed seeds.
     """
 
-    provides = ("observation_shape", "num_actions", "action_low", "action_high", "total_env_steps")
+    provides = ("spaces", "total_env_steps")
 
     def __init__(
         self,
@@ -45,10 +48,14 @@ class Experience(L.LightningDataModule):
         environment_arguments: Arguments | None = None,
         seed: int | None = None,
         validation_episodes: int = 10,
+        rollouts_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        rows = max(1, num_envs * rollout_steps)
+        rollouts = (-(-1000 // rows) if rows < 256 else 1) if rollouts_per_batch is None else rollouts_per_batch
         least = {"total_env_steps": total_env_steps, "num_envs": num_envs, "rollout_steps": rollout_steps}
+        least |= {"rollouts_per_batch": rollouts}
         for option, value in (least | {"validation_episodes": validation_episodes}).items():
             if value < 1:
                 raise UserError(f"data.{option} must be at least 1, got {value}")
@@ -57,12 +64,11 @@ class Experience(L.LightningDataModule):
         self.environment, self.environment_arguments = environment, environment_arguments
         self.total_env_steps, self.num_envs, self.rollout_steps = total_env_steps, num_envs, rollout_steps
         self.vectorization, self.validation_episodes = vectorization, validation_episodes
+        self.rollouts_per_batch = rollouts
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         env = self.make()
-        self.sizes: Sizes = sizes(environment, env.observation_space, env.action_space)
+        self.spaces: Spaces = spaces_of(environment, env.observation_space, env.action_space)
         env.close()
-        # the sizes that a policy takes from its data
-        self.observation_shape, self.num_actions, self.action_low, self.action_high = self.sizes
         self.loader: RolloutLoader | None = None
 
     def make(self) -> Any:
@@ -91,10 +97,10 @@ class Experience(L.LightningDataModule):
 
 
 class RolloutLoader:
-    """Collects a rollout with the weights of the moment, each time one is asked for.
+    """Collects rollouts with the weights of the moment, each when it is asked for.
 
-    It has a length, so that Lightning asks for the next one only when the last has been learned from. The length is the
-    most that `total_env_steps` can take, if every other row reset an environment; the module stops the run before.
+    It has a length, so that Lightning asks for the next batch only when the last has been learned from. The length is
+    the most that `total_env_steps` can take, if every other row reset an environment; the run stops before.
     """
 
     def __init__(self, data: Experience) -> None:
@@ -110,13 +116,23 @@ class RolloutLoader:
         self.rollouts = 0
 
     def __len__(self) -> int:
+        return -(-self._most_rollouts() // self.data.rollouts_per_batch)
+
+    def __iter__(self) -> Iterator["Rollouts"]:
+        self.reset()
+        while self.rollouts < self._most_rollouts():
+            yield Rollouts(self, self.data.rollouts_per_batch)
+
+    def _most_rollouts(self) -> int:
         return 2 * -(-self.data.total_env_steps // (self.data.num_envs * self.data.rollout_steps * self.world_size))
 
-    def __iter__(self) -> Iterator[Rollout]:
-        self.reset()
-        while self.rollouts < len(self):
-            self.rollouts += 1
-            yield self.collector.collect(self.module.model)
+    def collect(self) -> Rollout:
+        """The next rollout, on the device of the policy."""
+        self.rollouts += 1
+        device = self.module.device
+        with torch.autocast(device.type, enabled=False):  # a policy acts in full precision
+            rollout = self.collector.collect(self.module.model)
+        return Rollout(*(part.to(device) for part in rollout))
 
     def reset(self) -> None:
         """Begins new episodes, from seeds that depend on the seed, the process and the steps so far alone."""
@@ -132,6 +148,19 @@ class RolloutLoader:
     def _reset_seed(self) -> int:
         sequence = np.random.SeedSequence([self.data.seed, self.rank, int(self.module.env_steps)])
         return int(sequence.generate_state(1)[0]) >> 1
+
+
+class Rollouts:
+    """Up to `count` rollouts of a training batch, fewer where `total_env_steps` is reached before."""
+
+    def __init__(self, loader: RolloutLoader, count: int) -> None:
+        self.loader, self.count = loader, count
+
+    def __iter__(self) -> Iterator[Rollout]:
+        for k in range(self.count):
+            if k and self.loader.module.env_steps >= self.loader.data.total_env_steps:
+                return
+            yield self.loader.collect()
 
 
 class EpisodeLoader:

@@ -148,7 +148,9 @@ class ReplayLoader:
         )
         gamma: Any = self.module.gamma
         self.collector = TransitionCollector(envs, gamma, data.n_step, data.warmup_hold, data.reward_scale)
-        width = 2 * math.prod(data.observation_shape) + (len(data.num_actions) or len(data.action_low)) + 2
+        spaces = data.spaces
+        action_size = len(spaces["num_actions"]) or len(spaces["action_low"])
+        width = 2 * math.prod(spaces["observation_shape"]) + action_size + 2
         self.buffer = ReplayBuffer(min(data.capacity, data.total_env_steps), width, self.module.device)
         own = -(-data.total_env_steps // self.world_size)  # transitions of this process
         self.rounds = -(-max(1, own - data.warmup_env_steps) // data.update_every)

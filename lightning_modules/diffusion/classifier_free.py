@@ -1,20 +1,9 @@
 """Classifier-free guidance: one network that knows the labels and how to do without."""
 
-from typing import Any
-
 import lightning as L
-import torch
 from torch import Tensor
 
-from lightning_modules.diffusion.common import (
-    NAME,
-    bound_bits,
-    build,
-    compile_if_long,
-    log_rarely,
-    training_loss,
-    validation_loss,
-)
+from lightning_modules.diffusion import common
 from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.diffusion.guidance import drop_labels
@@ -34,8 +23,8 @@ class ClassifierFree(L.LightningModule):
         label_dropout: probability that an image loses all its labels; with several columns, also that a label is lost
             by itself, so that a part of them can be asked for.
         guidance_scale: s in prediction; 1 is conditional, 0 unconditional.
-        channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, schedule, num_timesteps,
-            parameterization, augmentation, augmentation_probability, min_snr_gamma, learning_rate,
+        levels, channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, schedule,
+            num_timesteps, parameterization, augmentation, augmentation_probability, min_snr_gamma, learning_rate,
             learning_rate_schedule, weight_decay, warmup_steps, pretrained, compile: see `lightning_modules.DDPM`.
 
     References:
@@ -44,13 +33,14 @@ class ClassifierFree(L.LightningModule):
 
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
-    paper = "Ho & Salimans 2022, arXiv:2207.12598"
+    paper = "Ho and Salimans 2022, arXiv:2207.12598"
     protocol = "guidance"
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         num_classes: int | tuple[int, ...],
+        levels: int = 0,
         label_dropout: float = 0.1,
         guidance_scale: float = 2.0,
         channels: int = 32,
@@ -74,48 +64,25 @@ class ClassifierFree(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
         if not num_classes:
             raise UserError("ClassifierFree needs labels, but the data has no classes")
         if not 0 < label_dropout < 1:
             raise UserError(f"model.label_dropout must be above 0 and below 1, got {label_dropout}")
-        self.model, self.arguments = build(self.hparams, num_classes=num_classes, null_label=True)
-
-    def on_fit_start(self) -> None:
-        compile_if_long(self)
+        self.model = common.denoiser(self, null_label=True)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         assert self.model.null_labels is not None
         labels = drop_labels(labels, self.model.null_labels, self.hparams["label_dropout"])
-        loss = training_loss(self.model, images, labels, self.hparams).mean()
-        log_rarely(self, "train/loss", loss)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        loss = validation_loss(self.model, images, labels, batch_idx)
-        self.log("val/loss", loss.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        bits = bound_bits(self, images, labels, batch_idx)
-        self.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
+        return common.training_step(self, (images, labels), batch_idx)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Latents x_T (B, C, H, W) and their indices (B,) -> images of all classes in turn."""
-        latents, index = batch
-        return self.model.sample(
-            len(latents),
-            sampler="ddpm",
-            steps=self.model.process.num_timesteps,
-            labels=self.model.labels_in_turn(index),
-            guidance_scale=self.hparams["guidance_scale"],
-            noise=latents,
-            generator=torch.Generator().manual_seed(int(index[0])),
-        )
+        """Latents x_T (B, C, H, W) and their indices (B,) -> images of all classes in turn, by T ancestral steps."""
+        steps, scale = self.model.process.num_timesteps, self.hparams["guidance_scale"]
+        return common.draw(self.model, batch, sampler="ddpm", steps=steps, guidance_scale=scale)
 
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    on_fit_start = common.compile_if_long
+    validation_step = common.validation_step
+    test_step = common.test_step
+    configure_optimizers = adamw
     configure_callbacks = record

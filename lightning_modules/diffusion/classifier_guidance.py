@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import checkpoints
-from lightning_modules.diffusion.common import log_rarely, moved, uniform_times
-from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.diffusion.common import augmented, draw, uniform_times
+from lightning_modules.trainer.construct import construct
+from lightning_modules.trainer.log import log_rarely
+from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.noisy_classifier import NoisyClassifier
@@ -44,7 +46,7 @@ class ClassifierGuidance(L.LightningModule):
 
     trains_in_bfloat16 = True  # by default, where the hardware has units for it: docs/benchmarks.md
 
-    paper = "Dhariwal & Nichol 2021, arXiv:2105.05233"
+    paper = "Dhariwal and Nichol 2021, arXiv:2105.05233"
     protocol = "guiding"
 
     def __init__(
@@ -71,29 +73,16 @@ class ClassifierGuidance(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = "noisy-classifier"
-        check_options(self.hparams)
         if not isinstance(num_classes, int) or not num_classes:
             raise UserError(f"ClassifierGuidance needs data with one column of labels, got num_classes {num_classes!r}")
         if sampler not in SAMPLERS:
             raise UserError(f"model.sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        self.arguments: dict[str, Any] = {
-            "image_shape": list(image_shape),
-            "num_classes": num_classes,
-            "channels": channels,
-            "channel_multipliers": list(channel_multipliers),
-            "num_features": num_features,
-            "dropout": dropout,
-            "schedule": schedule,
-            "num_timesteps": num_timesteps,
-            "sigma_range": list(sigma_range),
-        }
-        self.model = NoisyClassifier(**self.arguments)
-        self._guided: list[ImageDiffusion] = []  # in a list, so that its weights are none of this module's
+        self.model: NoisyClassifier = construct(self, "noisy-classifier")
+        self._guided: list[ImageDiffusion] = []  # a list keeps its weights out of this module's
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        images = moved(images, self.hparams)
+        images = augmented(images, self.hparams)
         t = uniform_times(self.model.process, images)
         x_t = self.model.process.add_noise(images, torch.randn_like(images), t)
         loss = F.cross_entropy(self.model(x_t, t).float(), labels)
@@ -108,32 +97,22 @@ class ClassifierGuidance(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "predict" and not self._guided:
-            denoiser = checkpoints.load(self.hparams["denoiser"])
-            if not isinstance(denoiser, ImageDiffusion):
+            denoiser: Any = checkpoints.load(self.hparams["denoiser"])
+            if not hasattr(denoiser, "denoiser"):
                 raise UserError(f"model.denoiser must be a diffusion model, got {self.hparams['denoiser']!r}")
             self._guided.append(denoiser)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Latents x_T (B, C, H, W) and their indices (B,) -> images of all classes in turn."""
-        latents, index = batch
-        return (
-            self._guided[0]
-            .to(latents.device)
-            .sample(
-                len(latents),
-                sampler=self.hparams["sampler"],
-                steps=self.hparams["steps"],
-                labels=index % self.model.num_classes,
-                guidance_scale=self.hparams["guidance_scale"],
-                classifier=self.model,
-                noise=latents,
-                generator=torch.Generator().manual_seed(int(index[0])),
-            )
+        return draw(
+            self._guided[0].to(batch[0].device),
+            batch,
+            labels=batch[1] % self.model.labels[0],
+            classifier=self.model,
+            **{name: self.hparams[name] for name in ("sampler", "steps", "guidance_scale")},
         )
 
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    configure_optimizers = adamw
     configure_callbacks = record
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, split: str) -> None:

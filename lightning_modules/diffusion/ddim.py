@@ -1,10 +1,13 @@
 """Denoising diffusion implicit models: fast, deterministic sampling from a trained diffusion model."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from torch import Tensor
 
 import checkpoints
+from lightning_modules.diffusion.common import draw
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.samplers import ddim, ddim_invert
 from zoo.diffusion.schedules import times_for
@@ -44,31 +47,22 @@ class DDIM(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self._labels = _rows(labels)
-        model = checkpoints.load(denoiser)
-        if not isinstance(model, ImageDiffusion):
+        model: Any = checkpoints.load(denoiser)
+        if not hasattr(model, "denoiser"):
             raise UserError(f"model.denoiser must be a diffusion model, got {denoiser!r}")
-        self.model = model
+        self.model: ImageDiffusion = model
         self.image_shape = model.image_shape
         self.times = times_for(model.process, steps, spacing)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Latents x_T (B, C, H, W) and their indices (B,) -> images (B, C, H, W) in [-1, 1]."""
-        latents, index = batch
-        labels = self._labels
-        return self.model.sample(
-            len(latents),
-            steps=self.hparams["steps"],
-            eta=self.hparams["eta"],
-            spacing=self.hparams["spacing"],
-            labels=None if labels is None else labels[index.cpu() % len(labels)],
-            guidance_scale=self.hparams["guidance_scale"],
-            noise=latents,
-            generator=torch.Generator().manual_seed(int(index[0])),
-        )
+        index, labels = batch[1], self._labels
+        options = {name: self.hparams[name] for name in ("steps", "eta", "spacing", "guidance_scale")}
+        return draw(self.model, batch, labels=None if labels is None else labels[index.cpu() % len(labels)], **options)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        denoise = self.model.denoiser(labels if self.model.num_classes else None, clip=False)
+        denoise = self.model.denoiser(labels if self.model.labels else None, clip=False)
         latents = ddim_invert(denoise, self.model.process, images, self.times)
         decoded = ddim(denoise, self.model.process, latents, self.times)
         error = (decoded - images).square().mean()

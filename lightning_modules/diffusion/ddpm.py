@@ -1,20 +1,9 @@
 """Denoising diffusion probabilistic models."""
 
-from typing import Any
-
 import lightning as L
-import torch
 from torch import Tensor
 
-from lightning_modules.diffusion.common import (
-    NAME,
-    bound_bits,
-    build,
-    compile_if_long,
-    log_rarely,
-    training_loss,
-    validation_loss,
-)
+from lightning_modules.diffusion import common
 from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
@@ -30,6 +19,7 @@ class DDPM(L.LightningModule):
     Args:
         image_shape: (C, H, W); filled in from the data.
         num_classes: filled in from the data; used if `class_conditional`.
+        levels: grey levels of the data, filled in from it; only the bound of `test` needs them.
         class_conditional: whether the network is told the label.
         channels: width of the first level of the U-Net.
         channel_multipliers: width of each level, as a multiple of `channels`.
@@ -64,6 +54,7 @@ class DDPM(L.LightningModule):
         self,
         image_shape: tuple[int, int, int],
         num_classes: int | tuple[int, ...] = 0,
+        levels: int = 0,
         class_conditional: bool = False,
         channels: int = 32,
         channel_multipliers: tuple[int, ...] = (1, 2),
@@ -86,47 +77,17 @@ class DDPM(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
         if class_conditional and not num_classes:
             raise UserError("model.class_conditional is true, but the data has no classes")
-        self.model, self.arguments = build(self.hparams, num_classes=num_classes if class_conditional else 0)
-
-    def on_fit_start(self) -> None:
-        compile_if_long(self)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        loss = training_loss(self.model, images, self._condition(labels), self.hparams).mean()
-        log_rarely(self, "train/loss", loss)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        loss = validation_loss(self.model, images, self._condition(labels), batch_idx)
-        self.log("val/loss", loss.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images, labels = batch
-        bits = bound_bits(self, images, self._condition(labels), batch_idx)
-        self.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
+        self.model = common.denoiser(self, num_classes=num_classes if class_conditional else 0)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Latents x_T (B, C, H, W) and their indices (B,) -> images by T ancestral steps."""
-        latents, index = batch
-        labels = self.model.labels_in_turn(index)
-        return self.model.sample(
-            len(latents),
-            sampler="ddpm",
-            steps=self.model.process.num_timesteps,
-            labels=labels,
-            noise=latents,
-            generator=torch.Generator().manual_seed(int(index[0])),
-        )
+        return common.draw(self.model, batch, sampler="ddpm", steps=self.model.process.num_timesteps)
 
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    on_fit_start = common.compile_if_long
+    training_step = common.training_step
+    validation_step = common.validation_step
+    test_step = common.test_step
+    configure_optimizers = adamw
     configure_callbacks = record
-
-    def _condition(self, labels: Tensor) -> Tensor | None:
-        return labels if self.model.num_classes else None

@@ -1,23 +1,14 @@
 """Denoising score matching on dequantised data: a model with a density, sampled and scored through its score."""
 
-from typing import Any
-
 import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_modules.diffusion.common import (
-    NAME,
-    build,
-    compile_if_long,
-    log_rarely,
-    moved,
-    uniform_times,
-    validation_loss,
-)
+from lightning_modules.diffusion import common
+from lightning_modules.trainer.log import log_rarely
 from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
-from zoo.diffusion.likelihood import dequantise, log_bin_volume
+from zoo.diffusion.likelihood import dequantise
 from zoo.diffusion.parameterization import lognormal_times
 from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
@@ -43,6 +34,7 @@ class ScoreMatching(L.LightningModule):
 
     Args:
         image_shape: (C, H, W); filled in from the data.
+        levels: grey levels of the data, filled in from it; 0 for continuous images, which are not dequantised.
         channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, num_timesteps,
             augmentation, augmentation_probability, learning_rate, learning_rate_schedule, weight_decay, warmup_steps,
             pretrained, compile: see `lightning_modules.DDPM`.
@@ -64,6 +56,7 @@ class ScoreMatching(L.LightningModule):
     def __init__(
         self,
         image_shape: tuple[int, int, int],
+        levels: int = 0,
         channels: int = 32,
         channel_multipliers: tuple[int, ...] = (1, 2),
         blocks_per_level: int = 1,
@@ -90,7 +83,6 @@ class ScoreMatching(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
         for name, value, known in (
             ("parameterization", parameterization, PARAMETERIZATIONS),
             ("times", times, TIMES),
@@ -100,57 +92,48 @@ class ScoreMatching(L.LightningModule):
                 raise UserError(f"model.{name} must be one of {', '.join(known)}, got {value!r}")
         if likelihood_steps < 1:
             raise UserError(f"model.likelihood_steps must be at least 1, got {likelihood_steps}")
-        self.model, self.arguments = build(self.hparams, sigma_range=sigma_range)
+        self.model = common.denoiser(self)
 
-    def on_fit_start(self) -> None:
-        compile_if_long(self)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images = dequantise(moved(batch[0], self.hparams), self._levels)
-        process = self.model.process
+    def training_step(self, batch: common.Batch, batch_idx: int) -> Tensor:
+        images, process = self._continuous(common.augmented(self._images(batch), self.hparams)), self.model.process
         if self.hparams["times"] == "lognormal":
             t = lognormal_times(process, len(images), device=images.device)
         else:
-            t = uniform_times(process, images)
+            t = common.uniform_times(process, images)
         loss = self.model.loss(images, t, torch.randn_like(images)).mean()
         log_rarely(self, "train/loss", loss)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images = self._dequantised(batch[0], batch_idx)
-        loss = validation_loss(self.model, images, None, batch_idx)
-        self.log("val/loss", loss.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+    def validation_step(self, batch: common.Batch, batch_idx: int) -> None:
+        # noise within the levels that is the same in every validation
+        generator = torch.Generator().manual_seed(1_000_003 + batch_idx)
+        common.validation_step(self, self._continuous(self._images(batch), generator), batch_idx)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        images = self._dequantised(batch[0], batch_idx)
-        dims = images[0].numel()
-        generator = torch.Generator().manual_seed(batch_idx)
-        density = self.model.log_likelihood(images, steps=self.hparams["likelihood_steps"], generator=generator)
-        bits = bits_per_dim(density + log_bin_volume(dims, self._levels), dims)
-        self.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
+    def test_step(self, batch: common.Batch, batch_idx: int) -> None:
+        images, levels = self._images(batch), self.hparams["levels"]
+        nats = self.model.log_likelihood(
+            images,
+            levels=levels,
+            steps=self.hparams["likelihood_steps"],
+            generator=torch.Generator().manual_seed(batch_idx),
+        )
+        self.log("test/nll_nats", -nats.mean(), batch_size=len(images), sync_dist=True)
+        if levels:
+            bits = bits_per_dim(nats, images[0].numel())
+            self.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Standard normal latents (B, C, H, W) and their indices (B,) -> images."""
-        latents, index = batch
-        return self.model.sample(
-            len(latents),
-            sampler=self.hparams["sampler"],
-            steps=self.hparams["steps"],
-            spacing=self.hparams["spacing"],
-            noise=latents,
-            generator=torch.Generator().manual_seed(int(index[0])),
-        )
+        options = {name: self.hparams[name] for name in ("sampler", "steps", "spacing")}
+        return common.draw(self.model, batch, **options)
 
-    def configure_optimizers(self) -> Any:
-        return adamw(self)
-
+    on_fit_start = common.compile_if_long
+    configure_optimizers = adamw
     configure_callbacks = record
 
-    @property
-    def _levels(self) -> int:
-        levels: int = self.trainer.datamodule.levels  # type: ignore[attr-defined]
-        return levels
+    def _images(self, batch: common.Batch) -> Tensor:
+        return common.images_and_labels(self, batch)[0]
 
-    def _dequantised(self, images: Tensor, batch_idx: int) -> Tensor:
-        """With noise that is the same in every evaluation."""
-        return dequantise(images, self._levels, torch.Generator().manual_seed(1_000_003 + batch_idx))
+    def _continuous(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        levels = self.hparams["levels"]
+        return dequantise(images, levels, generator) if levels else images

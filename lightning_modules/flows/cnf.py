@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from lightning_modules.diffusion.common import log_rarely
 from lightning_modules.flows import common as likelihood
+from lightning_modules.trainer.log import log_rarely
 from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
@@ -63,6 +63,7 @@ class CNF(L.LightningModule):
     """
 
     paper = "Grathwohl et al. 2019, arXiv:1810.01367; Lipman et al. 2023, arXiv:2210.02747"
+    protocol = "likelihood"
 
     def __init__(
         self,

@@ -7,8 +7,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from lightning_modules.diffusion.common import log_rarely
 from lightning_modules.trainer.construct import construct
+from lightning_modules.trainer.log import log_rarely
 from zoo.errors import UserError
 from zoo.flows.dequantise import dequantise
 from zoo.flows.model import Flow

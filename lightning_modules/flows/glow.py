@@ -42,6 +42,7 @@ class Glow(L.LightningModule):
     """
 
     paper = "Kingma & Dhariwal 2018, arXiv:1807.03039"
+    protocol = "likelihood"
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class NICE(L.LightningModule):
     """
 
     paper = "Dinh et al. 2014, arXiv:1410.8516"
+    protocol = "likelihood"
 
     def __init__(
         self,

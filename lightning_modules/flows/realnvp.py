@@ -45,6 +45,7 @@ class RealNVP(L.LightningModule):
     """
 
     paper = "Dinh et al. 2016, arXiv:1605.08803"
+    protocol = "likelihood"
 
     def __init__(
         self,

@@ -5,27 +5,34 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+import lightning as L
 import torch
 
 
-def compiled(module: Any, function: Any, pays: bool) -> Callable[..., Any]:
-    """A function of tensors compiled whole, if the module's option `compile` says so, or nothing and it pays.
-
-    Args:
-        module: that calls it, with tensors of the same shapes throughout a run.
-        pays: whether the run is long enough; a compiler must be there too.
-    """
-    wanted = module.hparams["compile"]
+def should_compile(module: L.LightningModule, pays: bool) -> bool:
+    """What the module's option `compile` says; where it says nothing, whether compiling pays and a compiler exists."""
+    wanted: bool | None = module.hparams["compile"]
     if wanted is None:
-        has_compiler = module.device.type == "cuda" or shutil.which("g++") is not None
-        wanted = has_compiler and pays
-    if not wanted:
-        return function
-    # Every call of a run has the same shapes, and asking whether that is so would take as long as a small update. What
-    # is compiled is kept with the code, which another module of this process shares: unasked, it would get this one's
-    # networks. So the code is copied.
-    function = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
+        return pays and (module.device.type == "cuda" or shutil.which("g++") is not None)
+    return wanted
+
+
+def compile_whole(function: Any, device: torch.device) -> Callable[..., Any]:
+    """Compiles a function of tensors whose shapes never change in a run.
+
+    Guards are skipped: checking them would take as long as the update of a small network. Compiled code is kept with
+    the code object, which a second closure over other networks would share and, unguarded, would get the first one's
+    networks. So the code is copied.
+    """
+    copied = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
-    if module.device.type == "cpu":
+    if device.type == "cpu":
         options["cpp_wrapper"] = True
-    return torch.compile(function, fullgraph=True, options=options)
+    return torch.compile(copied, fullgraph=True, options=options)

@@ -25,7 +25,9 @@ def construct(module: L.LightningModule, name: str, **given: Any) -> Any:
         UserError: naming an option of the optimizer that cannot be meant, or a `pretrained` model that does not fit.
         ValueError: as the model's constructor.
     """
-    options = module.hparams
+    # the command line's hyperparameters also hold what the data offered and this module has no parameter for
+    own = inspect.signature(type(module)).parameters
+    options = {key: value for key, value in module.hparams.items() if key in own}
     if "weight_decay" in options:
         check_options(options)
     make = builder(name)

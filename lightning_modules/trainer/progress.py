@@ -1,6 +1,8 @@
 """Callbacks of runs whose progress is counted in environment steps: checkpoints, and a bar."""
 
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +11,49 @@ import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from zoo.errors import UserError
 from zoo.rl.types import Episodes
 
 
-def log_metrics(module: L.LightningModule, metrics: dict[str, float]) -> None:
-    """Sends what a training step measured to the loggers, at the count of environment steps."""
+def start_clock(module: Any) -> None:
+    """From here on `log_training` measures environment steps a second."""
+    module.clock = time.perf_counter(), int(module.env_steps)
+
+
+def count_env_steps(module: Any, steps: Tensor) -> None:
+    """Counts transitions, those of all processes, and stops the run at `total_env_steps`."""
+    module.env_steps += steps.long()
+    if module.env_steps >= module.hparams["total_env_steps"]:
+        module.trainer.should_stop = True
+
+
+def log_training(
+    module: Any, statistics: dict[str, float], returns: Sequence[float] = (), lengths: Sequence[float] = ()
+) -> None:
+    """Logs a training step at the count of environment steps, with the episodes that ended in it and the speed."""
+    began, before = module.clock
+    speed = (int(module.env_steps) - before) / (time.perf_counter() - began)
+    metrics = {f"train/{name}": value for name, value in statistics.items()} | {"time/env_steps_per_s": speed}
+    if len(returns):
+        metrics |= {"rollout/return": sum(returns) / len(returns), "rollout/length": sum(lengths) / len(lengths)}
     for logger in module.trainer.loggers:
-        logger.log_metrics(metrics, step=int(module.env_steps))  # type: ignore[arg-type]
+        logger.log_metrics(metrics, step=int(module.env_steps))
     module.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
 
 
-def log_episodes(module: L.LightningModule, batch: Episodes, split: str) -> None:
-    """The same for the episodes of a validation or a test."""
+def log_validation(module: Any, batch: Episodes, batch_idx: int) -> None:
+    """`validation_step`: the episodes that the policy played without exploring."""
+    _log_episodes(module, batch, "val")
+
+
+def log_test(module: Any, batch: Episodes, batch_idx: int) -> None:
+    """`test_step`: the same for the episodes of a test."""
+    _log_episodes(module, batch, "test")
+
+
+def _log_episodes(module: Any, batch: Episodes, split: str) -> None:
     numbers = {
         f"{split}/return": float(batch.returns.mean()),
         f"{split}/return_std": float(batch.returns.std(correction=0)),
@@ -32,7 +63,7 @@ def log_episodes(module: L.LightningModule, batch: Episodes, split: str) -> None
     # `validate` prints what loggers get
     module.log_dict(numbers, logger=False if fitting else None, batch_size=1)
     for logger in module.trainer.loggers if fitting and not module.trainer.sanity_checking else ():
-        logger.log_metrics(numbers, step=int(module.env_steps))  # type: ignore[arg-type]
+        logger.log_metrics(numbers, step=int(module.env_steps))
 
 
 def save_run(trainer: L.Trainer, path: Path) -> None:
@@ -97,9 +128,13 @@ class EnvStepBar(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled or not trainer.is_global_zero:
             return
-        columns = TextColumn("{task.completed:,.0f} of {task.total:,.0f} env steps"), BarColumn()
-        said = TextColumn("{task.fields[speed]:,.0f}/s  return {task.fields[mean]:.1f}"), TimeRemainingColumn()
-        self._bar = Progress(*columns, *said, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        columns = (
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} env steps"),
+            BarColumn(),
+            TextColumn("{task.fields[speed]:,.0f}/s  return {task.fields[mean]:.1f}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
         total = pl_module.hparams["total_env_steps"]
         self._task = self._bar.add_task("", total=total, speed=0.0, mean=self._return)
         self._bar.start()

@@ -11,8 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import checkpoints
+import datamodules
+import lightning_modules
 from checkpoints.card import render
-from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS
+from checkpoints.catalogue import CONFIG, REFERENCE, RESULTS, WEIGHTS, describe
+from commands.measures import protocol_of
 
 MODELS = checkpoints.shipped()
 FILES = {CONFIG, WEIGHTS, RESULTS, REFERENCE, "README.md", "train.yaml"}
@@ -69,8 +72,21 @@ def test_weights_are_finite_floats(name):
 @every_model
 def test_the_name_says_algorithm_and_data(name):
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", name)
-    data = read(name, CONFIG)["origin"]["data"].lower()
-    assert name.endswith("-" + re.sub(r"-v\d+$", "", data)), "Gymnasium's CartPole-v1 is cartpole"
+    data = read(name, CONFIG)["data"]
+    known = data["arguments"].get("environment") or data["arguments"].get("name") or data["class"]
+    assert name.endswith("-" + re.sub(r"-v\d+$", "", known.lower())), "Gymnasium's CartPole-v1 is cartpole"
+
+
+@every_model
+def test_a_model_says_what_it_is(name):
+    """Algorithm, paper, data and protocol are written, and known here."""
+    described = describe(MODELS[name])
+    config = read(name, CONFIG)
+    assert getattr(lightning_modules, config["algorithm"]).__name__ == config["algorithm"]
+    assert config["paper"] == getattr(getattr(lightning_modules, config["algorithm"]), "paper", "")
+    assert config["data"]["class"] in datamodules.__all__
+    assert callable(protocol_of(described))
+    assert config["license"] == "apache-2.0"
 
 
 @every_model

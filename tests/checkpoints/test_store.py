@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import checkpoints
-from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS
-from checkpoints.store import LARGEST, MODELS
-from tests.conftest import Payload
+from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS, describe
+from checkpoints.store import LARGEST
+from checkpoints.table import MODELS
+from tests.conftest import ORIGIN, Payload
 from zoo.errors import UserError
 
 ARGUMENTS = {
@@ -27,7 +28,6 @@ ARGUMENTS = {
     "cnf": {"shape": [3, 8, 4], "levels": 5, "num_classes": 5, "hidden": 4, "steps": 2},
     "glow": {"shape": [3, 8, 4], "levels": 5, "num_classes": 5, "steps": 1, "channels": 4},
 }
-ORIGIN = {"seed": 1, "commit": "", "steps": 2}
 
 
 def message_of(function, *arguments) -> str:
@@ -329,9 +329,9 @@ def test_a_changed_weight_is_visible_to_verify(tiny, copy):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda stored: stored.pop("x"),
+        lambda stored: stored.pop("x_t"),
         lambda stored: stored.pop("output"),
-        lambda stored: stored.update(x=torch.zeros(2, 1, 8, 4)),
+        lambda stored: stored.update(x_t=torch.zeros(2, 1, 8, 4)),
         lambda stored: stored.update(output=torch.zeros(3)),
         lambda stored: stored.update(labels=torch.tensor([0, 1])),
     ],
@@ -342,6 +342,21 @@ def test_a_reference_of_another_model_is_told(tiny, copy, change):
     change(stored)
     save_file(stored, folder / REFERENCE)
     assert "reference.safetensors is not a reference of this model" in message_of(checkpoints.verify, str(folder))
+
+
+def test_a_folder_of_version_0_1_loads_and_verifies(tiny, copy):
+    """Its config.json lacks what was added since; its reference calls the first input "x"."""
+    folder = copy(tiny)
+    config = json.loads((folder / CONFIG).read_text())
+    old = {key: config[key] for key in ("model", "arguments", "versions")} | {"origin": ORIGIN}
+    (folder / CONFIG).write_text(json.dumps(old))
+    stored = load_file(folder / REFERENCE)
+    stored["x"] = stored.pop("x_t")
+    save_file(stored, folder / REFERENCE)
+    assert checkpoints.verify(str(folder)) == 0
+    described = describe(folder)
+    assert (described.algorithm, described.protocol) == ("", "")
+    assert described.data == {"class": "Digits", "levels": 17, "arguments": {}}
 
 
 # fine-tuning

@@ -3,18 +3,18 @@
 import json
 import math
 
+import commands.measures.flows
 import numpy as np
 import pytest
 import torch
+from commands.measures.flows import independent_pixels, integral
 from PIL import Image
 from safetensors.torch import load_file
 
-import commands.measures.flows
 import commands.sample
 from checkpoints import load
 from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS
 from commands.drawing.flows import around
-from commands.measures.flows import independent_pixels, integral
 from datamodules import Densities, Digits
 from tests.conftest import save_flow
 from zoo.synthetic.densities import ENTROPIES_NATS, log_density

@@ -51,12 +51,11 @@ def rank(number, place, arguments):
     ReplayBuffer.sample = remembered
     for algorithm in (SAC, TD3, DDPG):
 
-        def save(self, checkpoint, ended=algorithm.on_save_checkpoint):
-            ended(self, checkpoint)
-            said = {"weights": self.state_dict(), "first": samples[0], "updates": sum(map(len, samples)) // 4}
-            torch.save(said, place / f"rank-{number}.pt")
+        def save(self):
+            stats = {"weights": self.state_dict(), "first": samples[0], "updates": sum(map(len, samples)) // 4}
+            torch.save(stats, place / f"rank-{number}.pt")
 
-        algorithm.on_save_checkpoint = save
+        algorithm.on_train_end = save
     sys.argv = ["cli.py"]
     sys.stdout = sys.stderr = (place / f"{number}.log").open("w")
     sys.exit(main(arguments))

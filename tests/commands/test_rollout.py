@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,14 +14,14 @@ from PIL import Image
 import checkpoints
 from checkpoints.catalogue import CLIP, CONFIG, RESULTS
 from commands.main import main
-from commands.policies import Film
 from tests import runs
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
     "--model": "PPO", "--model.hidden": "[8]", "--model.minibatch_size": 16, "--model.epochs": 2,
     "--model.compile": False, "--data": "Experience", "--data.environment": "CartPole-v1", "--data.num_envs": 2,
-    "--data.rollout_steps": 16, "--data.total_env_steps": 200, "--data.validation_episodes": 2,
+    "--data.rollout_steps": 16, "--data.rollouts_per_batch": 1, "--data.total_env_steps": 200,
+    "--data.validation_episodes": 2,
     "--trainer.max_epochs": 1, "--trainer.accelerator": "cpu", "--trainer.devices": 1,
     "--trainer.enable_progress_bar": False, "--trainer.num_sanity_val_steps": 0, "--trainer.val_check_interval": 4,
 }  # fmt: skip
@@ -58,7 +57,7 @@ def test_a_run_leaves_its_records(trained):
     assert steps[-1] >= 200, "environment steps are the x axis"
     saved = runs.read(trained / "run" / "last.ckpt")
     assert saved["env_steps"] == steps[-1] == saved["origin"]["steps"]
-    assert saved["origin"]["data"] == "CartPole-v1"
+    assert saved["data"]["arguments"]["environment"] == "CartPole-v1"
 
 
 def test_a_run_shorter_than_its_validation_interval_is_judged_at_its_end(tmp_path, command):
@@ -127,19 +126,6 @@ def test_a_video(trained, command, tmp_path, ending):
         assert film.read_bytes()[4:8] == b"ftyp"
 
 
-def test_the_floor_of_mujoco_is_drawn_without_an_end():
-    mujoco = pytest.importorskip("mujoco")
-    floor = "<texture name='t' type='2d' builtin='checker' width='8' height='8'/>"
-    floor += "<material name='m' texture='t' texrepeat='60 80'/>"
-    scene = "<geom type='plane' size='30 40 1' material='m'/><geom type='capsule' size='0.1 1'/>"
-    model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{floor}</asset><worldbody>{scene}</worldbody></mujoco>")
-    film, env = Film(), SimpleNamespace(unwrapped=SimpleNamespace(model=model), render=lambda: 0)
-    for episode in range(2):
-        film(episode, env)
-        assert model.geom_size.tolist() == [[0, 0, 1], [0.1, 1, 0]]
-        assert model.mat_texrepeat.tolist() == [[2, 2]], "as large as it was"
-
-
 def test_evaluate_gives_the_number_of_the_card_to_the_digit(trained, command, copy, refused):
     pytest.importorskip("pygame")
     folder = copy(trained / "cart")
@@ -181,16 +167,17 @@ def rank(number, folder, arguments, port):
     from lightning_modules import PPO
 
     seen = {"first": [], "updates": []}
-    original = PPO.training_step
+    original = PPO.learn
 
-    def training_step(self, batch, batch_idx):
-        original(self, batch, batch_idx)
-        seen["first"].append(batch.observations[0])
-        seen["updates"].append(int(self.trainer.optimizers[0].state[self.flat.vector]["step"]))
+    def learn(self, rollout):
+        statistics = original(self, rollout)
+        seen["first"].append(rollout.observations[0])
+        seen["updates"].append(int(self.trainer.optimizers[0].state[self.learner.vector]["step"]))
         seen["weights"] = {name: value.clone() for name, value in self.state_dict().items()}
-        seen["valid"] = seen.get("valid", 0) + int(batch.valid.sum())
+        seen["valid"] = seen.get("valid", 0) + int(rollout.valid.sum())
+        return statistics
 
-    PPO.training_step = training_step
+    PPO.learn = learn
     sys.stderr = sys.stdout = (folder / f"rank-{number}.log").open("w", buffering=1)
     sys.argv = ["cli.py"]
     status = main(arguments)
@@ -263,13 +250,13 @@ def test_mistakes(option, value, said, refused, command, tmp_path):
 
 def test_mistakes_of_rollout(trained, tiny, refused, tmp_path, monkeypatch, copy):
     cart = trained / "cart"
-    assert "plays in no environment" in refused("rollout", tiny)
+    assert "is a model of images: use sample, density, figure or evaluate" in refused("rollout", tiny)
     assert "takes observations of shape (4,)" in refused("rollout", cart, "--environment", "Pendulum-v1")
     assert "must end in .mp4 or .gif" in refused("rollout", cart, "--video", tmp_path / "a.png")
     assert "at least 1" in refused("rollout", cart, "--episodes", 0)
     changed = copy(cart)
     config = json.loads((changed / CONFIG).read_text())
-    config["origin"]["data"] = "os:CartPole-v1"
+    config["data"]["arguments"]["environment"] = "os:CartPole-v1"
     (changed / CONFIG).write_text(json.dumps(config))
     assert "':'" in refused("rollout", changed), "a model folder cannot name a module"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 import tests.environments
 from datamodules.experience import Experience
 from datamodules.experience.collector import Collector, play
-from datamodules.experience.environments import make, make_vector, sizes
+from datamodules.experience.environments import make, make_vector, spaces_of
 from zoo.errors import UserError
 from zoo.rl.policies import ActorCritic
 
@@ -127,17 +127,19 @@ def test_episodes_depend_on_their_seed_alone():
     assert together.lengths.tolist() == [int(value) for value in together.returns]
 
 
-def test_sizes():
+def test_spaces():
     box = Box(-np.inf, np.inf, (3, 2))
-    assert sizes("x", box, Discrete(4)) == ((3, 2), (4,), (), ())
-    assert sizes("x", box, MultiDiscrete([2, 5])) == ((3, 2), (2, 5), (), ())
-    assert sizes("x", box, Box(-2.0, np.float32([1.0, 3.0]), (2,))) == ((3, 2), (), (-2.0, -2.0), (1.0, 3.0))
+    plain = {"observation_shape": (3, 2), "num_actions": (), "action_low": (), "action_high": ()}
+    assert spaces_of("x", box, Discrete(4)) == plain | {"num_actions": (4,)}
+    assert spaces_of("x", box, MultiDiscrete([2, 5])) == plain | {"num_actions": (2, 5)}
+    bounds = {"action_low": (-2.0, -2.0), "action_high": (1.0, 3.0)}
+    assert spaces_of("x", box, Box(-2.0, np.float32([1.0, 3.0]), (2,))) == plain | bounds
     for observations, actions in (
         (Discrete(3), Discrete(2)), (Dict(a=box), Discrete(2)), (box, Discrete(2, start=1)), (box, box),
         (box, Box(-np.inf, np.inf, (2,))), (box, MultiDiscrete([[2, 2], [2, 2]])),
     ):  # fmt: skip
         with pytest.raises(UserError, match="x has"):
-            sizes("x", observations, actions)
+            spaces_of("x", observations, actions)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,11 @@ class Policy(nn.Module):
     def shape(self) -> tuple[int, ...]:
         return self.observation_shape
 
+    @property
+    def action_size(self) -> int:
+        """A: how many discrete or continuous actions are taken at once."""
+        return len(self.num_actions) or len(self.low)
+
     def reset(self, n: int) -> None:
         """Begins n episodes: a policy of the last observation alone has nothing to forget."""
 

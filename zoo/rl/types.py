@@ -1,8 +1,23 @@
 """What passes between environments and algorithms."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from torch import Tensor
+
+
+class Spaces(TypedDict):
+    """What a policy must know of an environment, in plain values: its first four arguments.
+
+    Attributes:
+        observation_shape: of one observation.
+        num_actions: choices of each discrete action: (n,) for Discrete, (n_1, ..., n_A) for MultiDiscrete, () for Box.
+        action_low, action_high: finite bounds of each continuous action, () for discrete ones.
+    """
+
+    observation_shape: tuple[int, ...]
+    num_actions: tuple[int, ...]
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
 
 
 class Rollout(NamedTuple):
@@ -61,5 +76,6 @@ class Transitions(NamedTuple):
     def unpack(cls, matrix: Tensor, action_size: int) -> "Transitions":
         """The columns of (B, 2 D + A + 2), in the order of the attributes."""
         size = (matrix.shape[1] - action_size - 2) // 2
-        observations, actions, rewards, discounts, following = matrix.split([size, action_size, 1, 1, size], 1)
-        return cls(observations, actions, rewards[:, 0], discounts[:, 0], following)
+        parts = matrix.split([size, action_size, 1, 1, size], 1)
+        observations, actions, rewards, discounts, next_observations = parts
+        return cls(observations, actions, rewards[:, 0], discounts[:, 0], next_observations)

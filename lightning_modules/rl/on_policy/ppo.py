@@ -1,36 +1,37 @@
 """Proximal policy optimisation."""
 
-import time
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from lightning_modules.trainer.compilation import compiled
-from lightning_modules.trainer.progress import log_episodes, log_metrics
+from lightning_modules.rl.learner import Learner, Statistics, mean_statistics, sum_over_processes
+from lightning_modules.trainer.compilation import should_compile
+from lightning_modules.trainer.construct import construct
+from lightning_modules.trainer.progress import count_env_steps, log_test, log_training, log_validation, start_clock
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
-from zoo.rl.flat import FlatAdam, FlatParameters
 from zoo.rl.moments import RunningMoments
 from zoo.rl.on_policy.losses import explained_variance
 from zoo.rl.on_policy.ppo import ppo_loss, rows_of
 from zoo.rl.on_policy.returns import linear_recurrence
-from zoo.rl.policies import ActorCritic
-from zoo.rl.types import Episodes, Rollout
+from zoo.rl.types import Rollout, Spaces
 
-NAME = "actor-critic"  # in the table of models
-PARTS = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction")
 LONG = 500_000  # gradient steps times 32 rows from which compiling pays: about 15 s of compiling against the gain
 
 
 class PPO(L.LightningModule):
     """Maximises E[min(r A, clip(r, 1 - c, 1 + c) A)], r = pi(a | s) / pi_old(a | s), with A by GAE.
 
-    One training step is one rollout with all its epochs of minibatches; environment steps are the x axis of every log.
+    One training step is a rollout with all its epochs of minibatches, or several short rollouts one after another;
+    environment steps are the x axis of every log.
 
     Args:
-        observation_shape, num_actions, action_low, action_high: filled in from the data.
+        spaces: filled in from the data.
         total_env_steps: filled in from the data; the run stops there, and what is annealed reaches 0.
         hidden, activation, shared, log_std, exploration, hold: of `zoo.rl.policies.ActorCritic`.
         normalize: whether observations are normalised by their running moments, and rewards divided by the running
@@ -53,15 +54,11 @@ class PPO(L.LightningModule):
     """
 
     env_steps: Tensor
-
     paper = "Schulman et al. 2017, arXiv:1707.06347"
 
     def __init__(
         self,
-        observation_shape: tuple[int, ...],
-        num_actions: tuple[int, ...] = (),
-        action_low: tuple[float, ...] = (),
-        action_high: tuple[float, ...] = (),
+        spaces: Spaces,
         total_env_steps: int = 100_000,
         hidden: tuple[int, ...] = (64, 64),
         activation: str = "tanh",
@@ -89,45 +86,27 @@ class PPO(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model_name = NAME
         self.automatic_optimization = False
         _check(self.hparams)
-        self.arguments: dict[str, Any] = {
-            "observation_shape": list(observation_shape),
-            "num_actions": list(num_actions),
-            "action_low": list(action_low),
-            "action_high": list(action_high),
-            "hidden": list(hidden),
-            "activation": activation,
-            "shared": shared,
-            "log_std": log_std,
-            "exploration": exploration,
-            "hold": hold,
-            "normalize": normalize,
-        }
-        self.model = ActorCritic(**self.arguments)
+        self.model = construct(self, "actor-critic", **spaces)
         self.return_moments = RunningMoments()  # of discounted returns; no part of the policy
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
-        self._gradient: Any = None
         self._running_returns: Tensor | None = None  # discounted, of the episodes that go on
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        self.flat = FlatParameters(self.model)  # the model is on its device by now
-        return FlatAdam(self.flat.vector, self.hparams["learning_rate"])
+    def configure_optimizers(self) -> Optimizer:
+        hp = self.hparams
+        names = ("value_weight", "entropy_weight", "value_clip", "normalize_advantages")
+        self.loss = partial(ppo_loss, policy=self.model, **{name: hp[name] for name in names})
+        compile = should_compile(self, pays=hp["total_env_steps"] * hp["epochs"] >= LONG)
+        self.learner = Learner(
+            self.model, hp["learning_rate"], epsilon=1e-5, max_norm=hp["max_grad_norm"], compile=compile
+        )
+        return self.learner.optimizer
 
     def on_fit_start(self) -> None:
-        hp = self.hparams
         if self.trainer.precision == "16-mixed":
             raise UserError("trainer.precision 16-mixed rounds log-probabilities too far: use 32-true or bf16-mixed")
-        names = ("value_weight", "entropy_weight", "value_clip", "normalize_advantages")
-        options: dict[str, Any] = {name: hp[name] for name in names}
-        flat, policy = self.flat, self.model
-
-        def gradient(matrix: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
-            return flat.gradient(lambda parameters: ppo_loss(parameters, policy, matrix, clip, **options))
-
-        self._gradient = compiled(self, gradient, pays=hp["total_env_steps"] * hp["epochs"] >= LONG)
-        self._began = (time.perf_counter(), int(self.env_steps))
+        start_clock(self)
         self.begin_episodes()
 
     def begin_episodes(self) -> None:
@@ -135,101 +114,80 @@ class PPO(L.LightningModule):
         self._running_returns = None
 
     @torch.no_grad()
-    def training_step(self, batch: Rollout, batch_idx: int) -> None:
-        hp, done = self.hparams, float(self.env_steps) / self.hparams["total_env_steps"]
-        left = max(0.0, 1.0 - done)
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        for group in optimizer.param_groups:
-            group["lr"] = hp["learning_rate"] * (left if hp["anneal"] else 1.0)
-        clip = torch.tensor(hp["clip"] * (left if hp["anneal_clip"] else 1.0), device=self.device)
-        counts = self._count(batch)
-        if (count := batch.rewards.numel()) % hp["minibatch_size"]:
+    def training_step(self, batch: Iterable[Rollout], batch_idx: int) -> None:
+        statistics: list[Statistics] = []
+        returns: list[float] = []
+        lengths: list[int] = []
+        for rollout in batch:  # each is collected when it is asked for
+            statistics += self.learn(rollout)
+            returns += rollout.episode_returns.tolist()
+            lengths += rollout.episode_lengths.tolist()
+        rate: float = self.learner.optimizer.param_groups[0]["lr"]
+        log_training(self, mean_statistics(statistics) | {"learning_rate": rate}, returns, lengths)
+
+    def learn(self, rollout: Rollout) -> list[Statistics]:
+        """All epochs on a rollout: the statistics of each gradient step, and then of the rollout."""
+        hp = self.hparams
+        if (count := rollout.rewards.numel()) % hp["minibatch_size"]:
             raise UserError(
                 f"the {count} rows (data.num_envs x data.rollout_steps) of a rollout must be a multiple of "
                 f"model.minibatch_size {hp['minibatch_size']}"
             )
-        rows = rows_of(self.model, batch, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
+        left = max(0.0, 1.0 - float(self.env_steps) / hp["total_env_steps"])
+        for group in self.learner.optimizer.param_groups:
+            group["lr"] = hp["learning_rate"] * (left if hp["anneal"] else 1.0)
+        clip = torch.tensor(hp["clip"] * (left if hp["anneal_clip"] else 1.0), device=self.device)
+        observed = self._count(rollout)
+        rows = rows_of(self.model, rollout, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
         fit = explained_variance(rows.values, rows.targets, rows.weights)
-        metrics, stopped = self._epochs(batch, rows.pack(), clip, optimizer)
+        statistics, stopped = self._epochs(rollout, rows.pack(), clip)
         if self.model.normalizer is not None:  # after the updates, which saw what the actions were chosen by
-            self.model.normalizer.merge(counts[1:].view(3, -1))
-        self._log(batch, torch.stack(metrics).mean(0), fit, stopped, optimizer)
-        if self.env_steps >= hp["total_env_steps"]:
-            self.trainer.should_stop = True
+            self.model.normalizer.merge(observed.view(3, -1))
+        return [*statistics, {"explained_variance": fit, "kl_stop": torch.tensor(float(stopped), device=self.device)}]
 
-    def _epochs(self, batch: Rollout, matrix: Tensor, clip: Tensor, optimizer: FlatAdam) -> tuple[list[Tensor], bool]:
-        """All gradient steps on a rollout: the means of each, and whether the KL stopped them."""
-        hp, metrics = self.hparams, []
+    def _epochs(self, rollout: Rollout, matrix: Tensor, clip: Tensor) -> tuple[list[Statistics], bool]:
+        """All gradient steps on a rollout: the statistics of each, and whether the KL stopped them."""
+        hp, done = self.hparams, []
         limit = None if hp["target_kl"] is None else 1.5 * hp["target_kl"]
         for epoch in range(hp["epochs"]):
             if epoch and hp["recompute_advantages"]:
-                fresh = rows_of(self.model, batch, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
+                fresh = rows_of(self.model, rollout, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
                 matrix[:, -3:-1] = torch.stack([fresh.advantages, fresh.targets], 1)
             shuffled = matrix[torch.randperm(len(matrix), device=matrix.device)]
             for minibatch in shuffled.split(hp["minibatch_size"]):
-                gradient, means = self._gradient(minibatch, clip)
-                metrics.append(means)
-                if self.trainer.world_size > 1:  # one message for the gradient and what decides whether to stop
-                    averaged = self._sum(torch.cat([gradient, means])) / self.trainer.world_size
-                    gradient, means = averaged[: len(gradient)], averaged[len(gradient) :]
-                if limit is not None and means[3] > limit:
-                    return metrics, True
-                optimizer.update(gradient, hp["max_grad_norm"])
-        return metrics, False
+                gradient, statistics = self.learner.gradient(self.loss, minibatch, clip)
+                done.append(statistics)
+                if limit is not None and statistics["kl"] > limit:
+                    return done, True
+                self.learner.apply(gradient)
+        return done, False
 
-    def _count(self, batch: Rollout) -> Tensor:
-        """Adds up, over processes, the transitions and moments of a rollout: (1 + 3 D,), the count first."""
-        valid = batch.valid
+    def _count(self, rollout: Rollout) -> Tensor:
+        """Adds up, over processes, transitions and moments of returns; the `sums` of observations, flat."""
+        valid = rollout.valid
         parts = [valid.sum()[None].double()]
         if self.model.normalizer is not None:
-            parts.append(RunningMoments.sums(batch.observations[:-1].flatten(2)[valid]).flatten())
-            returns = self._discounted(batch)[valid]
-            parts.append(RunningMoments.sums(returns).flatten())
-        counts = self._sum(torch.cat(parts))
-        self.env_steps += counts[0].long()
+            parts.append(RunningMoments.sums(self._discounted(rollout)[valid]).flatten())
+            parts.append(RunningMoments.sums(rollout.observations[:-1].flatten(2)[valid]).flatten())
+        message = sum_over_processes(torch.cat(parts))
+        count_env_steps(self, message[0])
         if self.model.normalizer is not None:
-            self.return_moments.merge(counts[-3:].view(3))
-            counts = counts[:-3]
-        return counts
+            self.return_moments.merge(message[1:4].view(3))
+        return message[4:]
 
-    def _discounted(self, batch: Rollout) -> Tensor:
+    def _discounted(self, rollout: Rollout) -> Tensor:
         """(T, N), R_t = r_t + gamma R_{t-1} within an episode: what the running moments of returns are of."""
         if self._running_returns is None:  # environments begin anew, in a resumed run too
-            self._running_returns = torch.zeros_like(batch.rewards[0])
-        goes_on = ~(batch.terminated | batch.truncated)
+            self._running_returns = torch.zeros_like(rollout.rewards[0])
+        goes_on = ~(rollout.terminated | rollout.truncated)
         decay = self.hparams["gamma"] * torch.cat([torch.ones_like(goes_on[:1]), goes_on[:-1]]).float()
-        first = torch.cat([(batch.rewards[0] + decay[0] * self._running_returns)[None], batch.rewards[1:]])
+        first = torch.cat([(rollout.rewards[0] + decay[0] * self._running_returns)[None], rollout.rewards[1:]])
         returns = linear_recurrence(first.flip(0), decay.flip(0)).flip(0)
         self._running_returns = returns[-1] * goes_on[-1]
         return returns
 
-    def _sum(self, x: Tensor) -> Tensor:
-        """The sum over processes."""
-        if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(x)
-        return x
-
-    def _log(self, batch: Rollout, means: Tensor, fit: Tensor, stopped: bool, optimizer: Any) -> None:
-        metrics = {f"train/{name}": value for name, value in zip(PARTS, means.tolist(), strict=True)}
-        began, before = self._began
-        env_steps = int(self.env_steps)
-        metrics |= {
-            "train/explained_variance": float(fit),
-            "train/learning_rate": optimizer.param_groups[0]["lr"],
-            "train/kl_stop": float(stopped),
-            "time/env_steps_per_s": (env_steps - before) / (time.perf_counter() - began),
-        }
-        if len(batch.episode_returns):
-            metrics["rollout/return"] = float(batch.episode_returns.mean())
-            metrics["rollout/length"] = float(batch.episode_lengths.float().mean())
-        log_metrics(self, metrics)
-
-    def validation_step(self, batch: Episodes, batch_idx: int) -> None:
-        log_episodes(self, batch, "val")
-
-    def test_step(self, batch: Episodes, batch_idx: int) -> None:
-        log_episodes(self, batch, "test")
-
+    validation_step = log_validation
+    test_step = log_test
     configure_callbacks = record
 
 

@@ -50,7 +50,7 @@ def test_a_run_is_exported_loaded_and_sampled(tmp_path, command):
     folder = fit(tmp_path / "run", *MODEL, "--trainer.max_epochs", 1)
     assert command("export", folder / "last.ckpt", tmp_path / "model").status == 0
     model = checkpoints.load(str(tmp_path / "model"))
-    assert model.num_classes == (10,)
+    assert model.labels == (10,)
     assert model.null_labels.tolist() == [[10]]
     assert checkpoints.verify(str(tmp_path / "model")) == 0
     answer = command("sample", tmp_path / "model", "--labels", 7, "any", "--guidance-scale", 2, "--steps", 3,

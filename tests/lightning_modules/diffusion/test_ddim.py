@@ -104,7 +104,7 @@ def test_a_conditional_model_is_trained_and_sampled(tmp_path, command):
     folder = fit(tmp_path / "run", "--model.class_conditional", "true", "--trainer.max_epochs", 1)
     assert [path.name for path in (folder / "samples").iterdir()] == ["step-0000007.png"]
     assert main(["export", str(folder / "last.ckpt"), str(tmp_path / "model")]) == 0
-    assert checkpoints.load(str(tmp_path / "model")).num_classes == (10,)
+    assert checkpoints.load(str(tmp_path / "model")).labels == (10,)
     options = ("--model.steps", 3, "--model.labels", [7])
     written = predict(command, tmp_path / "out", tmp_path / "model", *options, number=2, shape=(1, 8, 8))
     assert written.shape == (2, 1, 8, 8)
@@ -135,7 +135,7 @@ def test_the_round_trip_comes_closer_with_more_steps(tmp_path):
         (("--model.eta", 1.5), "eta must be between 0 and 1, got 1.5"),
         (("--model.labels", "[3]"), "labels must not be given: this model is unconditional"),
         (("--model.labels", "[[1, 2], [3]]"), "model.labels must be numbers, or lists of equally many numbers, got"),
-        (("--model.guidance_scale", 2), "guidance must not be asked for: this model has no null label"),
+        (("--model.guidance_scale", 2), "guidance_scale has nothing to guide: this model has no null label"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(options, said, tiny, tmp_path, refused):

@@ -53,8 +53,8 @@ def test_the_label_reaches_a_conditional_network_only(losses):
     ddpm().training_step((images, labels), 0)
     assert torch.equal(losses[0].labels, labels)
     assert losses[1].labels is None
-    assert ddpm(class_conditional=True).model.num_classes == (CLASSES,)
-    assert ddpm().model.num_classes == ()
+    assert ddpm(class_conditional=True).model.labels == (CLASSES,)
+    assert ddpm().model.labels == ()
     with pytest.raises(UserError, match=r"model.class_conditional is true, but the data has no classes"):
         DDPM(image_shape=SHAPE, class_conditional=True)
 

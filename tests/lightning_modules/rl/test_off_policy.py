@@ -1,4 +1,4 @@
-"""SAC, TD3 and DDPG in the Trainer: the order of things, what they can learn, how they go on, and two processes."""
+"""SAC, TD3 and DDPG in the Trainer: the order of things, what they can learn, how they resume, and two processes."""
 
 import re
 import shutil
@@ -27,7 +27,7 @@ PENDULUM = {"num_envs": 2, "update_every": 2, "warmup_env_steps": 20, "batch_siz
 
 def made(name, data, seed=0, **options):
     torch.manual_seed(seed)
-    return ALGORITHMS[name](*data.sizes, data.total_env_steps, **({"hidden": (8, 8), "compile": False} | options))
+    return ALGORITHMS[name](data.spaces, data.total_env_steps, **({"hidden": (8, 8), "compile": False} | options))
 
 
 def fit(model, data, *callbacks, ckpt_path=None, **options):
@@ -123,17 +123,16 @@ def test_td3_without_what_it_adds_is_ddpg_to_the_bit():
         """DDPG draws none for its target: what TD3 draws there is given back."""
 
         def on_train_start(self, trainer, module):
-            update, draws = module.update_critics, torch.randn
+            self.draws = torch.randn
 
-            def without(*shape, **options):
+            def without(shape, **options):
                 state = torch.get_rng_state()
-                drawn = draws(*shape, **options)
-                if len(shape) == 3 and shape[1] == 8:
-                    torch.set_rng_state(state)
+                drawn = self.draws(shape, **options)
+                torch.set_rng_state(state)
                 return drawn
 
-            torch.randn, self.draws = without, draws
-            assert update
+            # of the update only: its shape is one tuple, that of the exploration several numbers
+            torch.randn = lambda *shape, **o: (without if isinstance(shape[0], tuple) else self.draws)(*shape, **o)
 
         def on_train_end(self, trainer, module):
             torch.randn = self.draws
@@ -151,13 +150,13 @@ def test_the_actor_is_delayed_and_the_phase_is_saved():
 
     class Watch(Callback):
         def on_train_start(self, trainer, module):
-            update = module.update_critics
+            update = module.update
 
             def counted(*arguments):
                 moved.append(not all(torch.equal(a, b) for a, b in zip(before, module.model.parameters(), strict=True)))
                 return update(*arguments)
 
-            module.update_critics = counted
+            module.update = counted
 
     fit(model, data, Watch())
     # (34 - 20) / 2 rounds of two updates; the actor moves after the third
@@ -242,6 +241,18 @@ def test_only_the_newest_buffer_is_kept(tmp_path):
     data = Replay("Pendulum-v1", 100, **PENDULUM, save_replay=True)
     fit(made("sac", data), data, Often())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "replay-100-0.pt"]
+
+
+@every
+def test_what_learns_stays_out_of_the_checkpoint(name):
+    """Flat vectors are unregistered: `state_dict`, and with it checkpoints, EMA and DDP, knows the networks alone."""
+    data = Replay("Pendulum-v1", 40, **PENDULUM)
+    model = made(name, data)
+    before = [*model.state_dict()]
+    fit(model, data)
+    assert [*model.state_dict()] == before
+    assert len(model.trainer.optimizers) == (3 if name == "sac" else 2), "the order of an old checkpoint"
+    assert model.trainer.optimizers[0].vector is model.critics_learner.vector
 
 
 def test_compiled_and_eager_agree():

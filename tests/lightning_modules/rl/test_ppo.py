@@ -22,12 +22,12 @@ TINY = {"hidden": (8,), "minibatch_size": 16, "epochs": 2, "compile": False}
 
 def counting(**changes):
     options = {"environment": "zoo-counting-v0", "total_env_steps": 60, "num_envs": 2, "rollout_steps": 8, "seed": 3}
-    return Experience(**(options | {"validation_episodes": 2} | changes))
+    return Experience(**(options | {"validation_episodes": 2, "rollouts_per_batch": 1} | changes))
 
 
 def ppo(data, **options):
     torch.manual_seed(options.pop("seed", 0))
-    return PPO(*data.sizes, data.total_env_steps, **(TINY | options))
+    return PPO(data.spaces, data.total_env_steps, **(TINY | options))
 
 
 def fit(model, data, *callbacks, ckpt_path=None, **options):
@@ -36,30 +36,66 @@ def fit(model, data, *callbacks, ckpt_path=None, **options):
     return trainer
 
 
-def test_collect_train_collect_train(monkeypatch):
+@pytest.mark.parametrize("rollouts_per_batch", [1, 3])
+def test_collect_train_collect_train(monkeypatch, rollouts_per_batch):
     done = []
-    collect, step = Collector.collect, PPO.training_step
+    collect, learn = Collector.collect, PPO.learn
     monkeypatch.setattr(Collector, "collect", lambda *a: (done.append("collect"), collect(*a))[1])
-    monkeypatch.setattr(PPO, "training_step", lambda *a: (done.append("train"), step(*a))[1])
-    data = counting()
+    monkeypatch.setattr(PPO, "learn", lambda *a: (done.append("train"), learn(*a))[1])
+    data = counting(rollouts_per_batch=rollouts_per_batch)
     fit(ppo(data), data)
     assert done[:4] == ["collect", "train"] * 2
     assert done == ["collect", "train"] * (len(done) // 2)
 
 
-def test_env_steps_are_exact_and_end_the_run():
-    seen = []
+def seen_by(monkeypatch):
+    """Transitions of each rollout that is collected from here on."""
+    seen, collect = [], Collector.collect
+
+    def counted(*arguments):
+        rollout = collect(*arguments)
+        seen.append(int(rollout.valid.sum()))
+        return rollout
+
+    monkeypatch.setattr(Collector, "collect", counted)
+    return seen
+
+
+def test_env_steps_are_exact_and_end_the_run(monkeypatch):
+    seen = seen_by(monkeypatch)
 
     class Count(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            seen.append(int(batch.valid.sum()))
             assert int(module.env_steps) == sum(seen)
 
-    data = counting()
+    data = counting(rollouts_per_batch=1)
     model = ppo(data)
     fit(model, data, Count())
     assert sum(seen[:-1]) < data.total_env_steps <= sum(seen)
     assert sum(seen) < 16 * len(seen), "rows that reset are not counted"
+
+
+def test_short_rollouts_share_a_training_step_and_learn_the_same(monkeypatch):
+    """Weights are those of one rollout a step, to the bit; the run stops within a step, and logs once a step."""
+    runs = []
+    for rollouts in (1, 4, None):
+        seen, steps = seen_by(monkeypatch), []
+
+        class Count(Callback):
+            def on_train_batch_end(self, trainer, module, *_, steps=steps):
+                steps.append(int(module.env_steps))
+
+        data = counting(rollouts_per_batch=rollouts)
+        model = ppo(data, normalize=True)
+        fit(model, data, Count())
+        runs.append(model.state_dict())
+        monkeypatch.undo()
+        assert len(steps) == -(-len(seen) // data.rollouts_per_batch)
+        assert sum(seen[:-1]) < data.total_env_steps <= sum(seen)
+    assert data.rollouts_per_batch == 63, "1,000 transitions"
+    assert Experience("CartPole-v1", num_envs=8, rollout_steps=32).rollouts_per_batch == 1
+    for run in runs[1:]:
+        assert all(torch.equal(value, run[name]) for name, value in runs[0].items())
 
 
 def solved(kind, actions, **options):
@@ -113,7 +149,7 @@ def test_the_kl_stop_stops():
 
     class Count(Callback):
         def on_train_batch_end(self, trainer, module, *_):
-            updates.append(int(trainer.optimizers[0].state[module.flat.vector]["step"]))
+            updates.append(int(trainer.optimizers[0].state[module.learner.vector]["step"]))
 
     data = counting()
     model = ppo(data, target_kl=1e-4, learning_rate=0.1, epochs=5)
@@ -176,11 +212,11 @@ class Randomness(Callback):
 
 def test_a_resumed_run_is_the_uninterrupted_one_that_resets_there(tmp_path):
     path, options = tmp_path / "middle.ckpt", {"normalize": True, "anneal": True}
-    data = Experience("Pendulum-v1", 300, num_envs=2, rollout_steps=16, seed=3)
+    data = Experience("Pendulum-v1", 300, num_envs=2, rollout_steps=16, seed=3, rollouts_per_batch=1)
     whole = ppo(data, **options)
     saved = ResetAt(path, 100)
     fit(whole, data, saved)
-    again = Experience("Pendulum-v1", 300, num_envs=2, rollout_steps=16, seed=3)
+    again = Experience("Pendulum-v1", 300, num_envs=2, rollout_steps=16, seed=3, rollouts_per_batch=1)
     resumed = ppo(again, seed=9, **options)
 
     class Restore(Callback):  # the command line's RunRecord restores the random state before the first rollout

@@ -231,8 +231,9 @@ def test_soft_losses_and_their_gradients(discrete):
         of_actor = (alpha * logs - online(torch.cat([rows.observations, actions], 1)).amin(0)).mean()
     goal = rows.rewards + rows.discounts * following
     flat, flat_actor = FlatParameters(online), FlatParameters(policy)
-    gradient, said = flat.gradient(lambda p: sac_critics_loss(p, online, target, policy, matrix, noise, alpha))
-    torch.testing.assert_close(said[0], 0.5 * (chosen - goal).square().sum(0).mean().detach())
+    networks = {"actor": policy, "critics": online}
+    gradient, stats = flat.gradient(lambda p: sac_critics_loss(p, matrix, noise, alpha, targets=target, **networks))
+    torch.testing.assert_close(stats["critics_loss"], 0.5 * (chosen - goal).square().sum(0).mean().detach())
     goal = goal.detach()
 
     def loss():
@@ -244,11 +245,11 @@ def test_soft_losses_and_their_gradients(discrete):
     with torch.no_grad():
         places, slopes = numerical(loss, flat.vector)
         torch.testing.assert_close(gradient[places], slopes, rtol=1e-5, atol=1e-8)
-        gradient, said = flat_actor.gradient(lambda p: sac_actor_loss(p, policy, online, matrix, noise, alpha))
-        torch.testing.assert_close(said[0], of_actor.detach())
+        gradient, stats = flat_actor.gradient(lambda p: sac_actor_loss(p, matrix, noise, alpha, **networks))
+        torch.testing.assert_close(stats["actor_loss"], of_actor.detach())
 
         def actor_loss():
-            return sac_actor_loss(dict(policy.named_parameters()), policy, online, matrix, noise, alpha)[0]
+            return sac_actor_loss(dict(policy.named_parameters()), matrix, noise, alpha, **networks)[0]
 
         places, slopes = numerical(actor_loss, flat_actor.vector)
         torch.testing.assert_close(gradient[places], slopes, rtol=1e-5, atol=1e-8)
@@ -259,16 +260,17 @@ def test_td3_without_what_it_adds_is_ddpg():
     matrix, noise = batch(), torch.randn(ROWS, ACTIONS, dtype=torch.float64)
     rows = Transitions.unpack(matrix, ACTIONS)
     parameters = dict(one.named_parameters())
-    plain, _ = td3_critics_loss(parameters, one, target, policy, matrix, None)
+    networks = {"critics": one, "targets": target, "target_actor": policy}
+    plain, _ = td3_critics_loss(parameters, matrix, **networks)
     actions = torch.tanh(policy(rows.next_observations))
     goal = rows.rewards + rows.discounts * target(torch.cat([rows.next_observations, actions], 1))[0]
     now = one(torch.cat([rows.observations, rows.actions], 1))[0]
     torch.testing.assert_close(plain, 0.5 * (now - goal).square().mean())
-    silent, _ = td3_critics_loss(parameters, one, target, policy, matrix, noise, sigma=0.0, clip=0.5)
+    silent, _ = td3_critics_loss(parameters, matrix, noise, **networks, sigma=0.0, clip=0.5)
     assert torch.equal(silent, plain)
-    loud, _ = td3_critics_loss(parameters, one, target, policy, matrix, noise, sigma=0.2, clip=0.5)
+    loud, _ = td3_critics_loss(parameters, matrix, noise, **networks, sigma=0.2, clip=0.5)
     assert loud != plain
-    huge, _ = td3_critics_loss(parameters, one, target, policy, matrix, 1e9 * noise.sign(), sigma=1.0, clip=9.0)
+    huge, _ = td3_critics_loss(parameters, matrix, 1e9 * noise.sign(), **networks, sigma=1.0, clip=9.0)
     edge = target(torch.cat([rows.next_observations, noise.sign()], 1))[0]
     goal = rows.rewards + rows.discounts * edge
     torch.testing.assert_close(huge, 0.5 * (now - goal).square().mean(), msg="actions of the target stay within bounds")
@@ -277,7 +279,7 @@ def test_td3_without_what_it_adds_is_ddpg():
 def test_the_deterministic_policy_gradient():
     policy, both, matrix = actor(kind="deterministic"), critics(), batch()
     observations = matrix[:, :SIZE]
-    loss, _ = td3_actor_loss(dict(policy.named_parameters()), policy, both, matrix)
+    loss, _ = td3_actor_loss(dict(policy.named_parameters()), matrix, actor=policy, critics=both)
     gradient = torch.autograd.grad(loss, policy.head.weight)[0]
     actions = torch.tanh(policy(observations))
     leaf = actions.detach().requires_grad_()

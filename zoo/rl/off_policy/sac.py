@@ -1,4 +1,4 @@
-"""What soft actor-critic minimises, over transitions that are packed into one matrix."""
+"""The losses of soft actor-critic, over transitions that are packed into one matrix."""
 
 import torch
 from torch import Tensor
@@ -11,56 +11,57 @@ from zoo.rl.types import Transitions
 
 def sac_critics_loss(
     parameters: dict[str, Tensor],
-    critics: Critics,
-    targets: Critics,
-    actor: Actor,
     matrix: Tensor,
     noise: Tensor,
     alpha: Tensor,
-) -> tuple[Tensor, Tensor]:
+    *,
+    critics: Critics,
+    targets: Critics,
+    actor: Actor,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """mean[1/2 sum_i (Q_i(s, a) - r - d V'(s'))^2], V' of the target critics and of actions drawn from the policy.
 
     Args:
         parameters: of the critics, by name. matrix: packed `Transitions`. noise: (B, A) ~ N(0, 1). alpha: ().
 
     Returns:
-        the loss, and (2,): the loss, the mean of Q.
+        the loss, and its statistics: critics_loss, and value, the mean of Q.
 
     References:
         Haarnoja et al. 2018, arXiv:1812.05905, equation 5; Christodoulou 2019, arXiv:1910.07207, for discrete actions.
     """
-    rows = Transitions.unpack(matrix, 1 if actor.num_actions else len(actor.low))
+    rows = Transitions.unpack(matrix, actor.action_size)
     with torch.no_grad():
         outputs = actor(rows.next_observations.unflatten(1, actor.observation_shape))
         if actor.num_actions:
-            following = expected_soft_values(targets(rows.next_observations), outputs, alpha)
+            next_values = expected_soft_values(targets(rows.next_observations), outputs, alpha)
         else:
             actions, log_probs = actor.distribution.sample_with_log_prob(outputs, noise)
-            following = soft_values(targets(torch.cat([rows.next_observations, actions], 1)), log_probs, alpha)
-        goal = bootstrapped(rows.rewards, rows.discounts, following)
+            next_values = soft_values(targets(torch.cat([rows.next_observations, actions], 1)), log_probs, alpha)
+        target = bootstrapped(rows.rewards, rows.discounts, next_values)
     inputs = rows.observations if actor.num_actions else torch.cat([rows.observations, rows.actions], 1)
     values = torch.func.functional_call(critics, parameters, (inputs,))
     if actor.num_actions:
         values = (values * (torch.arange(values.shape[2], device=values.device) == rows.actions)).sum(-1)
-    loss = critics_loss(values, goal).mean()
-    return loss, torch.stack([loss, values.mean()]).detach()
+    loss = critics_loss(values, target).mean()
+    return loss, {"critics_loss": loss.detach(), "value": values.mean().detach()}
 
 
 def sac_actor_loss(
-    parameters: dict[str, Tensor], actor: Actor, critics: Critics, matrix: Tensor, noise: Tensor, alpha: Tensor
-) -> tuple[Tensor, Tensor]:
+    parameters: dict[str, Tensor], matrix: Tensor, noise: Tensor, alpha: Tensor, *, actor: Actor, critics: Critics
+) -> tuple[Tensor, dict[str, Tensor]]:
     """mean[alpha log pi(a | s) - min_i Q_i(s, a)], a drawn from the policy; for discrete actions its expectation.
 
     Args:
         parameters: of the actor, by name. matrix, noise, alpha: as `sac_critics_loss`.
 
     Returns:
-        the loss, and (2,): the loss, the mean of log pi(a | s), which the temperature needs.
+        the loss, and its statistics: actor_loss, and log_prob, the mean of log pi(a | s), which the temperature needs.
 
     References:
         Haarnoja et al. 2018, arXiv:1812.05905, equation 9; Christodoulou 2019, arXiv:1910.07207, equation 12.
     """
-    rows = Transitions.unpack(matrix, 1 if actor.num_actions else len(actor.low))
+    rows = Transitions.unpack(matrix, actor.action_size)
     observations = rows.observations.unflatten(1, actor.observation_shape)
     outputs = torch.func.functional_call(actor, parameters, (observations,))
     if actor.num_actions:
@@ -70,4 +71,4 @@ def sac_actor_loss(
     else:
         actions, log_probs = actor.distribution.sample_with_log_prob(outputs, noise)
         loss = soft_policy_loss(critics(torch.cat([rows.observations, actions], 1)), log_probs, alpha).mean()
-    return loss, torch.stack([loss, log_probs.mean()]).detach()
+    return loss, {"actor_loss": loss.detach(), "log_prob": log_probs.mean().detach()}

@@ -1,13 +1,13 @@
 """The objective of proximal policy optimisation, over rows that are packed into one matrix."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zoo.rl.on_policy.losses import approximate_kl, clipped_surrogate, standardized, value_loss, weighted_mean
 from zoo.rl.on_policy.returns import generalized_advantages
-from zoo.rl.policies import ActorCritic
+from zoo.rl.policies import ActorCritic, Evaluation
 from zoo.rl.types import Rollout
 
 
@@ -43,28 +43,28 @@ def rows_of(policy: ActorCritic, rollout: Rollout, reward_scale: Tensor, gamma: 
     steps = len(rollout.rewards)
     observations = rollout.observations.flatten(2)
     shaped = rollout.observations[:steps]
-    said = policy(shaped, rollout.actions)
+    old = policy(shaped, rollout.actions)
     last = policy.values(rollout.observations[steps:])
-    next_values = torch.cat([said.values[1:], last])
+    next_values = torch.cat([old.values[1:], last])
     rewards = (rollout.rewards * reward_scale).clamp(-10, 10) if policy.normalizer is not None else rollout.rewards
     advantages = generalized_advantages(
-        rewards, said.values, next_values, rollout.terminated, rollout.truncated, gamma, gae_lambda
+        rewards, old.values, next_values, rollout.terminated, rollout.truncated, gamma, gae_lambda
     )
-    columns = (said.log_prob, said.values, advantages, advantages + said.values, rollout.valid.float())
+    columns = (old.log_prob, old.values, advantages, advantages + old.values, rollout.valid.float())
     return Rows(observations[:steps].flatten(0, 1), rollout.actions.flatten(0, 1), *(c.flatten() for c in columns))
 
 
 def ppo_loss(
     parameters: dict[str, Tensor],
-    policy: ActorCritic,
     matrix: Tensor,
     clip: Tensor,
     *,
+    policy: ActorCritic,
     value_weight: float,
     entropy_weight: float,
     value_clip: float | None,
     normalize_advantages: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """mean[clipped surrogate] + c_1 mean[value loss] - c_2 mean[entropy], each over the rows of weight 1.
 
     Args:
@@ -72,24 +72,24 @@ def ppo_loss(
             c_2. value_clip: how far values may move in units of the return, None for any distance.
 
     Returns:
-        the loss, and (5,): policy loss, value loss, entropy, approximate KL to the old policy, share of clipped ratios.
+        the loss, and its statistics: policy_loss, value_loss, entropy, kl (approximate, to the old policy), and
+        clip_fraction, the share of clipped ratios.
 
     References:
         Schulman et al. 2017, arXiv:1707.06347, equation 9; 000_507b39bbaa34acda.txt, equation 53.
     """
-    policy_size = len(policy.num_actions) or len(policy.low)
-    rows = Rows.unpack(matrix, policy_size)
+    rows = Rows.unpack(matrix, policy.action_size)
     observations = rows.observations.unflatten(1, policy.observation_shape)
-    said: Any = torch.func.functional_call(policy, parameters, (observations, rows.actions))
-    log_ratio = said.log_prob - rows.log_probs
+    now: Evaluation = torch.func.functional_call(policy, parameters, (observations, rows.actions))
+    log_ratio = now.log_prob - rows.log_probs
     advantages = standardized(rows.advantages, rows.weights) if normalize_advantages else rows.advantages
-    parts = (
-        clipped_surrogate(log_ratio, advantages, clip),
-        value_loss(said.values, rows.targets, rows.values, value_clip),
-        said.entropy,
-        approximate_kl(log_ratio),
-        (log_ratio.expm1().abs() > clip).to(log_ratio.dtype),
-    )
-    means = torch.stack([weighted_mean(part, rows.weights) for part in parts])
-    loss = means[0] + value_weight * means[1] - entropy_weight * means[2]
-    return loss, means.detach()
+    parts = {
+        "policy_loss": clipped_surrogate(log_ratio, advantages, clip),
+        "value_loss": value_loss(now.values, rows.targets, rows.values, value_clip),
+        "entropy": now.entropy,
+        "kl": approximate_kl(log_ratio),
+        "clip_fraction": (log_ratio.expm1().abs() > clip).to(log_ratio.dtype),
+    }
+    means = {name: weighted_mean(part, rows.weights) for name, part in parts.items()}
+    loss = means["policy_loss"] + value_weight * means["value_loss"] - entropy_weight * means["entropy"]
+    return loss, {name: mean.detach() for name, mean in means.items()}

@@ -95,8 +95,8 @@ def n_step_returns(
         raise ValueError(f"n must be at least 1, got {n}")
     goes_on = ~(terminated | truncated)
     goes_on[-1] = False
-    following = next_values
+    continued = next_values
     for _ in range(n):
-        returns = rewards + gamma * following * ~terminated
-        following = torch.where(goes_on, returns.roll(-1, 0), next_values)
+        returns = rewards + gamma * continued * ~terminated
+        continued = torch.where(goes_on, returns.roll(-1, 0), next_values)
     return returns

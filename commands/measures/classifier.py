@@ -1,0 +1,62 @@
+"""How classifiers are measured."""
+
+from typing import Any
+
+import torch
+
+import checkpoints
+from checkpoints.catalogue import Description
+from commands.measures.common import Measurement, Metrics, Say, data_for, device_of, draw_samples
+from commands.measures.judge import JUDGES
+
+GUIDED = "ddpm-digits"  # the model that a noisy classifier guides
+
+
+def accuracy(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
+    """Accuracy on the test and validation splits."""
+    data = data_for(model, described)
+    say("classifying")
+    metrics = {}
+    device = device_of(model)
+    for split, name in (("test", "test_accuracy"), ("val", "validation_accuracy")):
+        images, labels = data.images(split), data.labels(split)
+        with torch.inference_mode():
+            right = (model(images.to(device)).argmax(1).cpu() == labels).double()
+        metrics[name] = Measurement.of(right.tolist(), f"share of the {len(labels)} {split} images read right")
+    return metrics
+
+
+def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
+    """Accuracy on noised test images, and how often the judge reads what ddpm-digits, guided by it, was asked for."""
+    data = data_for(model, described)
+    metrics: Metrics = {}
+    images, labels = data.images("test"), data.labels("test")
+    guided: Any = checkpoints.load(GUIDED, device_of(model))
+    judge_name = JUDGES["Digits"]
+    judge: Any = checkpoints.load(judge_name)
+    draws = 5 if full else 2
+    for scale in (3.0, 1.0):
+        read: list[float] = []
+        for draw in range(draws):
+            say(f"guidance scale {scale:g}: draw {draw + 1} of {draws}")
+            samples = draw_samples(guided, len(images), draw, labels=labels, guidance_scale=scale, classifier=model)
+            with torch.inference_mode():
+                read += (judge(samples).argmax(1) == labels).double().tolist()
+        metrics[f"asked_label_scale{scale:g}"] = Measurement.of(
+            read,
+            f"share of the samples of {GUIDED}, guided with scale {scale:g} in 50 DDIM steps, that "
+            f"{judge_name} reads as the label that was asked for; {draws} draws of the test images' labels",
+        )
+    say("classifying noised images")
+    generator = torch.Generator().manual_seed(0)
+    last = model.process.num_timesteps
+    for share in (0.1, 0.3, 0.5):
+        t = torch.full((len(images),), round(share * last))
+        noised = model.process.add_noise(images, torch.randn(images.shape, generator=generator), t)
+        device = device_of(model)
+        with torch.inference_mode():
+            right = (model(noised.to(device), t.to(device)).argmax(1).cpu() == labels).double().tolist()
+        metrics[f"test_accuracy_t{t[0]}"] = Measurement.of(
+            right, f"share of the {len(labels)} test images, noised to t = {t[0]} of {last}, read right"
+        )
+    return metrics
