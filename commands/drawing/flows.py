@@ -126,7 +126,7 @@ def _scatter(axes: Any, points: Tensor, box: Tensor | None = None) -> None:
 
 
 def _point_frames(model: "Flow", seed: int) -> list[Any]:
-    labels = torch.arange(ANIMATED) % model.num_classes if model.num_classes else None
+    labels = torch.arange(ANIMATED) % model.labels[0] if model.labels else None
     points = model.sample(ANIMATED, labels=labels, generator=torch.Generator().manual_seed(seed))
     way = [stop.cpu() for stop in reversed(model.path(points, labels))]
     # the base is shown in the units of the data: what the last layer, which undoes the standardisation, makes of it
@@ -161,7 +161,7 @@ def _dots(points: Tensor, box: Tensor) -> Any:
 def _image_frames(model: "Flow", seed: int) -> list[Any]:
     from zoo.pictures import image_grid
 
-    labels = torch.arange(36) % model.num_classes if model.num_classes else None
+    labels = torch.arange(36) % model.labels[0] if model.labels else None
     frames = []
     for i in range(FRAMES):
         # the same noise in each, from nearly nothing, the likeliest noise, to all of it

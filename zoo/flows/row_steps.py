@@ -2,8 +2,9 @@
 
     k_i = f(t + c_i h, y + h sum_j a_ij k_j),    y' = y + h sum_i b_i k_i,    error = h sum_i e_i k_i
 
-A row takes its step if max |error| / (tolerance * (1 + max(|y|, |y'|))) <= 1, the maximum over its entries; its next h
-is h * 0.9 ratio^(-1/order), at least a fifth and at most ten times of the last. Rows that have arrived leave the batch.
+A row takes its step if max |error| / (tolerance_h (1 + max(|y|, |y'|))) <= 1, the maximum over its entries; its next h
+is h * 0.9 ratio^(-1/order), at least a fifth and at most ten times the last. A row that has arrived leaves the batch.
+tolerance_h is a tenth of the tolerance: the errors of a few dozen steps add up to about the tolerance.
 
 References:
     Dormand and Prince 1980; Hairer, Norsett and Wanner 1993, Solving ordinary differential equations I, section II.4.
@@ -15,19 +16,20 @@ import torch
 from torch import Tensor
 
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]  # times (N,), states (N, n), which rows (N,) -> dy/dt (N, n)
+SHARE = 0.1  # of the tolerance, for a step
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 
 
 class StuckError(Exception):
-    """Rows whose step has become too small for the floating-point numbers.
+    """Some rows cannot go on: their steps have become too small for the floating-point numbers.
 
     Attributes:
-        rows: their numbers.
+        rows: their numbers (N,). time: where they stand (N,).
     """
 
-    def __init__(self, rows: Tensor) -> None:
+    def __init__(self, rows: Tensor, time: Tensor) -> None:
         super().__init__()
-        self.rows = rows
+        self.rows, self.time = rows, time
 
 
 def solve_rows(field: Field, y: Tensor, start: float, end: float, method: str, tolerance: float) -> Tensor:
@@ -39,12 +41,13 @@ def solve_rows(field: Field, y: Tensor, start: float, end: float, method: str, t
     Raises:
         StuckError: if the tolerance cannot be reached, or a solution is not finite.
     """
-    from torchdiffeq._impl.odeint import SOLVERS  # the coefficients; here, since scipy comes with it
+    from torchdiffeq._impl.odeint import SOLVERS  # for the coefficients; here, since scipy comes with it
 
     pair = SOLVERS[method]
-    nodes, weights, error_weights = (part.tolist() for part in (pair.tableau.alpha, pair.tableau.c_sol, pair.tableau.c_error))
-    matrix = [row.tolist() for row in pair.tableau.beta]  # its last row is `weights`: the last stage is f at y'
+    nodes, error_weights = pair.tableau.alpha.tolist(), pair.tableau.c_error.tolist()
+    matrix = [row.tolist() for row in pair.tableau.beta]  # its last row is b: the last stage is f at y'
     length, sign = abs(end - start), 1.0 if end > start else -1.0
+    tolerance = max(SHARE * tolerance, 8 * torch.finfo(y.dtype).eps)
 
     def slope(passed: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         return sign * field(start + sign * passed, y, rows)
@@ -64,7 +67,7 @@ def solve_rows(field: Field, y: Tensor, start: float, end: float, method: str, t
         accepted = ratio <= 1
         stuck = ~accepted & (passed + SHRINK * h == passed)
         if bool(stuck.any()):
-            raise StuckError(rows[stuck])
+            raise StuckError(rows[stuck], (start + sign * passed)[stuck])
         y, k = torch.where(accepted[:, None], new, y), torch.where(accepted[:, None], stages[-1], k)
         passed = torch.where(accepted, passed + h, passed)
         h = h * (SAFETY * ratio ** (-1 / pair.order)).clamp(SHRINK, GROW)
