@@ -47,7 +47,7 @@ class Description(NamedTuple):
         task: a key of `checkpoints.tasks.TASKS`.
         algorithm, paper: what trained it: the name of the LightningModule, and its source. Empty if unknown.
         data: {"class", "arguments"} of the DataModule, and what a model does not know of its data: "levels" of grey,
-            "label_names" of each label column. Empty if unknown.
+            "label_names" of each label column, names of "columns" of points. Empty if unknown.
         protocol: a key of `commands.measures.PROTOCOLS`; "" for that of the task.
         origin: seed, commit, steps, versions.
         versions: what wrote the folder.
@@ -89,17 +89,17 @@ def describe(folder: Path) -> Description:
     if data and not (isinstance(data.get("class"), str) and isinstance(data.get("arguments", {}), dict)):
         raise UserError(f'{path}: "data" must hold "class", a name, and "arguments", an object')
     task = task_of(config["model"], config["arguments"])
+    if "protocol" not in config:
+        texts["protocol"] = _protocol_of_old(config["model"], task, config["arguments"], data)
     return Description(
-        folder,
-        config["model"],
-        config["arguments"],
-        task,
-        texts["algorithm"],
-        texts["paper"],
-        {"arguments": {}} | data if data else {},
-        texts["protocol"],
-        objects["origin"],
-        objects["versions"],
+        folder=folder,
+        model=config["model"],
+        arguments=config["arguments"],
+        task=task,
+        data={"arguments": {}} | data if data else {},
+        origin=objects["origin"],
+        versions=objects["versions"],
+        **texts,
     )
 
 
@@ -111,8 +111,33 @@ def _data_of_old(origin: dict[str, Any]) -> dict[str, Any]:
     if "environment_arguments" in origin:
         arguments = {"environment": name, "environment_arguments": origin["environment_arguments"]}
         return {"class": "Experience", "arguments": arguments}
+    return data_named(name)
+
+
+def data_named(name: str) -> dict[str, Any]:
+    """The data of a name of version 0.1, which `evaluate --data` takes too: digits, shapes, or a density as moons.
+
+    {} if there is no such name.
+    """
+    from checkpoints.datasets import DENSITIES
+
     old: dict[str, dict[str, Any]] = {
-        "digits": {"class": "Digits", "levels": 17},
-        "shapes": {"class": "Shapes", "levels": 256},
+        "digits": {"class": "Digits", "arguments": {}, "levels": 17},
+        "shapes": {"class": "Shapes", "arguments": {}, "levels": 256},
     }
-    return old.get(name, {"class": "Densities", "arguments": {"name": name}})
+    return {"class": "Densities", "arguments": {"name": name}} if name in DENSITIES else old.get(name, {})
+
+
+def _protocol_of_old(model: str, task: str, arguments: dict[str, Any], data: dict[str, Any]) -> str:
+    """How version 0.1 measured a model, which its config.json does not say; "" for the way of its task."""
+    if model == "noisy-classifier":
+        return "guiding"
+    if task != "images":
+        return ""
+    if model != "image-diffusion":
+        return "likelihood"
+    if data.get("class") == "Shapes":
+        return "shapes"
+    if arguments.get("schedule") == "ve":
+        return "score"
+    return "guidance" if arguments.get("num_classes") else ""

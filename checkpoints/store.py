@@ -27,6 +27,19 @@ LARGEST = 1_000_000  # no size in a config.json is larger
 MOST_WEIGHTS = 10_000  # tensors in a model
 
 
+# arguments of a model that a run takes from its data, not from an option
+FROM_DATA = (
+    "image_shape",
+    "shape",
+    "levels",
+    "observation_shape",
+    "num_actions",
+    "action_low",
+    "action_high",
+    "spaces",
+)
+
+
 def build(name: str, arguments: dict[str, Any]) -> nn.Module:
     """A new model of the table MODELS, in evaluation mode.
 
@@ -89,11 +102,23 @@ def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, 
         if key != "dropout" and arguments.get(key) != value:
             raise UserError(
                 f"model.pretrained {model!r} has {key} = {value!r}, but this run has {arguments.get(key)!r}: "
-                f"set model.{key} to {value!r}"
+                + _how_to_agree(key, value)
             )
     state = _read_tensors(folder / WEIGHTS)
     _check_weights(target, state, folder / WEIGHTS)
     target.load_state_dict(state)
+
+
+def _how_to_agree(key: str, value: Any) -> str:
+    """How a run comes to have this argument of a model."""
+    if key == "num_classes":
+        classes = (
+            "no classes: set model.class_conditional to false" if not value else f"{value} classes: choose such data"
+        )
+        return f"it learned {classes}, or choose another model"
+    if key in FROM_DATA:
+        return "this comes from the data: choose data that agrees, or another model"
+    return f"set model.{key} to {value!r}"
 
 
 def save(
@@ -128,7 +153,7 @@ def save(
     model.load_state_dict(state)
     config = {"model": name, **(about or {}), "arguments": arguments, "origin": origin, "versions": versions()}
     try:
-        text = json.dumps(config, indent=2) + "\n"
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise UserError(f"the arguments and the origin of {name!r} must be plain values: {error}") from None
     files = {
@@ -146,7 +171,10 @@ def save(
 def reference(model: nn.Module) -> dict[str, Tensor]:
     """The model's own example, by the names of what `forward` takes, and its "output" for that."""
     inputs = model.example(torch.Generator().manual_seed(0))  # type: ignore[operator]
-    return inputs | {"output": _call(model, inputs)}
+    output = _call(model, inputs)
+    if not output.isfinite().all():
+        raise UserError("the output of the model for its example is not finite: its training has diverged")
+    return inputs | {"output": output}
 
 
 def verify(model: str) -> float:
@@ -160,6 +188,8 @@ def verify(model: str) -> float:
     try:
         if any(value.is_complex() for value in stored.values()):
             raise TypeError("it holds complex numbers")
+        if not stored["output"].isfinite().all():
+            raise ValueError("its output is not finite")
         return (_call(loaded, stored) - stored["output"]).abs().max().item()
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a reference of this model: {_first_line(error)}") from error
@@ -217,3 +247,5 @@ def _check_weights(model: nn.Module, state: dict[str, Tensor], source: Path) -> 
             raise UserError(
                 f"{source} has weight {name!r} of shape {tuple(state[name].shape)}, expected {tuple(weight.shape)}"
             )
+        if not state[name].isfinite().all():
+            raise UserError(f"{source} has weight {name!r} with entries that are not finite: its training has diverged")

@@ -12,22 +12,26 @@ class Task(NamedTuple):
         noun: what such a model is, for a sentence.
         pipeline: the Hugging Face Hub's tag.
         verbs: what the command line does with such a model.
-        protocol: how it is measured unless its config.json says otherwise; a key of `commands.measures.PROTOCOLS`.
+        protocols: how it can be measured, keys of `commands.measures.PROTOCOLS`; the first unless its config.json names
+            another.
     """
 
     noun: str
     pipeline: str
     verbs: tuple[str, ...]
-    protocol: str
+    protocols: tuple[str, ...]
 
 
 TASKS = {
     "images": Task(
-        "a model of images", "unconditional-image-generation", ("sample", "density", "figure", "evaluate"), "samples"
+        "a model of images",
+        "unconditional-image-generation",
+        ("sample", "density", "figure", "evaluate"),
+        ("samples", "guidance", "likelihood", "score", "shapes"),
     ),
-    "points": Task("a model of points", "other", ("sample", "density", "figure", "evaluate"), "density"),
-    "classifier": Task("a classifier", "image-classification", ("evaluate",), "accuracy"),
-    "policy": Task("a policy", "reinforcement-learning", ("rollout", "evaluate"), "returns"),
+    "points": Task("a model of points", "other", ("sample", "density", "figure", "evaluate"), ("density",)),
+    "classifier": Task("a classifier", "image-classification", ("evaluate",), ("accuracy", "guiding")),
+    "policy": Task("a policy", "reinforcement-learning", ("rollout", "evaluate"), ("returns",)),
 }
 
 

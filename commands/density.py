@@ -10,6 +10,7 @@ import argparse
 import inspect
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--input is missing: name a .npy or .csv file, or an --output that ends in .png for a map")
 
     from checkpoints.store import load
-    from datamodules.tables import check_rows, read_numbers
+    from datamodules.tables import check_rows, in_order, read_table
 
-    rows = None if args.input is None else read_numbers(args.input, "--input")
+    rows, names = (None, ()) if args.input is None else read_table(args.input, "--input")
     model: Any = load(args.described, choose_device(args.device))
     if picture and model.shape != (2,):
         dims = math.prod(model.shape)
@@ -64,7 +65,13 @@ def run(args: argparse.Namespace) -> int:
         model = model.double()
     answer: dict[str, Any] = {"output": str(args.output)}
     if rows is not None:
-        check_rows(rows, model.shape, f"--input {str(args.input)!r}")
+        what = f"--input {str(args.input)!r}"
+        rows, note = in_order(rows, names, args.described.data.get("columns", ()), what)
+        if note:
+            print(note, file=sys.stderr)
+        check_rows(rows, model.shape, what)
+        # a density of points centres its columns before it rounds them to its own precision
+        rows = rows if len(model.shape) == 1 else rows.to(next(model.parameters()))
         log_probs = score(model, rows, args)
         answer |= summary(log_probs, model.shape)
         if not picture:
@@ -97,7 +104,9 @@ def score(model: Any, rows: "Tensor", args: argparse.Namespace) -> "Tensor":
     with torch.inference_mode(), library_messages(args):
         for rank in torch.arange(len(rows)).split(IMAGES if len(model.shape) == 3 else POINTS):
             labels = None if asked is None else asked[rank % len(asked)].to(like.device)
-            found.append(model.log_likelihood(rows[rank].to(like), labels=labels, generator=generator, **options))
+            found.append(
+                model.log_likelihood(rows[rank].to(like.device), labels=labels, generator=generator, **options)
+            )
     log_probs = torch.cat(found).double().cpu()
     if log_probs.isnan().any():
         row = int(log_probs.isnan().nonzero()[0]) + 1

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, Description, describe, read_json
+from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, Description, data_named, describe, read_json
 from checkpoints.locate import find
 from commands.measures import protocol_of
 from commands.measures.common import Metrics, say
@@ -52,9 +52,15 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{option.replace('_', '-')} is for --update: it writes the card")
     described = describe(find(args.model))
     if args.data is not None:
-        described = described._replace(data=data_named(args.data))
+        data = {"class": args.data, "arguments": {}} if args.data[:1].isupper() else data_named(args.data)
+        if not data:
+            raise UserError(f"--data must be Digits, Shapes or the name of a density as moons, got {args.data!r}")
+        described = described._replace(data=data)
     if not described.data:
-        raise UserError(f"{args.model!r} does not say which data it was trained on: pass --data, as Digits or Shapes")
+        raise UserError(
+            f"{args.model!r} does not say which data it was trained on: pass --data, as Digits or Shapes, or train it "
+            "with a DataModule of this project (ImageFolder, Points), which its checkpoint then names"
+        )
     missing = {"seed", "steps", "commit"} - described.origin.keys()
     if args.update and missing:
         raise UserError(f'{described.folder / CONFIG} lacks {min(missing)!r} in its "origin": `export` writes it')
@@ -88,17 +94,10 @@ def measure(described: Description, device: str, args: argparse.Namespace) -> Me
             raise UserError("--precision bf16 and --compile are for diffusion models: others are measured in fp32")
         speed_up(model.network, device, args.precision, args.compile)
     metrics: Metrics = protocol(model, described, full=args.full or args.update, say=say)
+    for name, metric in metrics.items():
+        if not math.isfinite(metric.value) or not math.isfinite(metric.spread):
+            raise UserError(f"the metric {name!r} is not finite: the training of {described.folder} has diverged")
     return metrics
-
-
-def data_named(name: str) -> dict[str, Any]:
-    """The data of --data: a class of ours, or a name of version 0.1 (digits, shapes, or a density as moons)."""
-    old = {"digits": {"class": "Digits", "levels": 17}, "shapes": {"class": "Shapes", "levels": 256}}
-    if name in old:
-        return {"arguments": {}} | old[name]
-    if name[:1].isupper():
-        return {"class": name, "arguments": {}}
-    return {"class": "Densities", "arguments": {"name": name}}
 
 
 def by_training_seed(args: argparse.Namespace, described: Description, headline: str, device: str) -> dict[str, Any]:
@@ -139,7 +138,12 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     return metrics
 
 
-def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as_json: bool) -> int:
+def compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """Each metric of a card and its new value: metric -> {"card", "now", "tolerance", "ok"}.
+
+    Raises:
+        UserError: if a metric of the card was not measured.
+    """
     answer: dict[str, dict[str, Any]] = {}
     for metric, entry in card.items():
         if metric not in metrics:
@@ -149,8 +153,13 @@ def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as
         tolerance = max(3 * entry["spread"] * math.sqrt(1 / entry["size"] + 1 / now.size), 1e-4 * abs(entry["value"]))
         ok = abs(now.value - entry["value"]) <= tolerance
         answer[metric] = {"card": entry["value"], "now": now.value, "tolerance": tolerance, "ok": ok}
+    return answer
+
+
+def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as_json: bool) -> int:
+    answer = compare(name, card, metrics)
     if as_json:
-        print(json.dumps({"name": name, "metrics": answer}, indent=2))
+        print(json.dumps({"name": name, "metrics": answer}, indent=2, allow_nan=False))
     else:
         print(f"{name}\n{'metric':<34}{'card':>10}{'now':>10}{'tolerance':>11}")
         for metric, row in answer.items():

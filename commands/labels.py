@@ -73,7 +73,7 @@ def class_names(described: Description, counts: tuple[int, ...]) -> Names:
         from zoo.synthetic.shapes import COLOURS, SHAPES
 
         stored = SHAPES, COLOURS
-    if not isinstance(stored, list | tuple):
+    if not stored or not isinstance(stored, list | tuple):
         return ()
     columns = [stored] if all(isinstance(entry, str) for entry in stored) else stored
     fits = [isinstance(column, list | tuple) and len(column) for column in columns] == [*counts]

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     with Progress(args.num_samples, steps or 1) as progress:
         samples = _draw(args, model, labels, calls, progress)
     seconds = time.perf_counter() - start
-    write_samples(samples, args.output)
+    columns = args.described.data.get("columns") or []  # names of a table
+    write_samples(samples, args.output, ",".join(map(str, columns)))
     answer = {"output": str(args.output), "num_samples": args.num_samples, "seconds": round(seconds, 3)}
     answer |= calls.counted(args.num_samples)
     what = {3: "images", 1: "points"}.get(len(model.shape), "samples") + (f", {steps} steps each" if steps else "")
@@ -94,10 +95,10 @@ def _draw(
     return torch.cat(batches)
 
 
-def write_samples(samples: "Tensor", path: Path) -> None:
-    """Images (N, C, H, W) in [-1, 1], or points (N, D), as a picture or as numbers, by the ending of the path."""
+def write_samples(samples: "Tensor", path: Path, header: str = "") -> None:
+    """Images (N, C, H, W) in [-1, 1], or points (N, D), as a picture or numbers, by the ending of the path."""
     if path.suffix.lower() != ".png":
-        write_numbers(path, samples, "samples")
+        write_numbers(path, samples, "samples", header)
     elif samples.ndim == 2:
         from commands.drawing.flows import write_scatter
 
@@ -122,7 +123,7 @@ def _check_ending(path: Path, shape: tuple[int, ...], name: str) -> None:
 
 
 def _classifier(name: str, device: str) -> Any:
-    """The classifier of noised images of that name: one that takes the time besides the image."""
+    """The classifier of noised images of that name: one that takes the time too."""
     import checkpoints
     from checkpoints.catalogue import describe
 

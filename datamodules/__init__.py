@@ -1,10 +1,16 @@
-"""Data: each a LightningDataModule that knows the sizes a model needs from it."""
+"""Data sets: LightningDataModules that provide the sizes which a model needs, each imported when it is asked for."""
 
-from datamodules.densities import Densities, Points
-from datamodules.experience import Experience, Replay
-from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
-from datamodules.latents import Latents
-from datamodules.shapes import Shapes
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.densities import Densities, Points
+    from datamodules.experience.module import Experience
+    from datamodules.experience.off_policy import Replay
+    from datamodules.folder import ImageFolder
+    from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST
+    from datamodules.latents import Latents
+    from datamodules.shapes import Shapes
 
 __all__ = [
     "CIFAR10",
@@ -19,3 +25,22 @@ __all__ = [
     "Replay",
     "Shapes",
 ]
+
+_FILES = {
+    "densities": ("Densities", "Points"),
+    "experience.module": ("Experience",),
+    "experience.off_policy": ("Replay",),
+    "folder": ("ImageFolder",),
+    "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST"),
+    "latents": ("Latents",),
+    "shapes": ("Shapes",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for file, classes in _FILES.items():
+        if name in classes:
+            found = getattr(importlib.import_module(f"datamodules.{file}"), name)
+            globals()[name] = found  # as if it had been imported here, which is how jsonargparse names it
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,6 @@
 """Labelled images on a grid of grey levels, held in memory as whole numbers and handed out as floats in [-1, 1]."""
 
 import abc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from zoo.errors import UserError
 
 
 class ImageDataModule(InMemoryDataModule, abc.ABC):
-    """What the image sets share: batches of (images (B, C, H, W) in [-1, 1], labels (B,)).
+    """Shared by image data sets: batches of (images (B, C, H, W) in [-1, 1], labels (B,)).
 
-    A set states its sizes as plain attributes and reads itself in `_read`, as uint8 in 0 ... levels - 1.
+    A data set has its sizes as plain attributes and implements `_read`, uint8 in 0 ... levels - 1.
 
     Args:
         batch_size: images a batch, in each process.
@@ -172,61 +171,3 @@ class CIFAR10(_Torchvision):
     image_shape = (3, 32, 32)
     num_val = 5000
     folder = "cifar-10-batches-py"
-
-
-class ImageFolder(ImageDataModule):
-    """Your own pictures: one folder a class below `root`, scaled and centre-cropped to `size` x `size`.
-
-    Each tenth picture (by file name) is for validation, the one after it for testing.
-
-    Args:
-        root: folder of class folders.
-        size: height and width in pixels.
-        grayscale: whether to drop the colours.
-        batch_size, batches_per_epoch, horizontal_flip, seed: see `ImageDataModule`.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        size: int = 32,
-        grayscale: bool = False,
-        batch_size: int = 64,
-        batches_per_epoch: int | None = None,
-        horizontal_flip: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(batch_size, batches_per_epoch, horizontal_flip, seed)
-        if size < 1:
-            raise UserError(f"data.size must be at least 1, got {size}")
-        if not Path(root).is_dir():
-            raise UserError(f"data.root {root!r} is not a folder: it must hold one folder of pictures for each class")
-        self.root, self.size, self.grayscale = root, size, grayscale
-        self.image_shape = (1 if grayscale else 3, size, size)
-        self.num_classes = sum(entry.is_dir() for entry in Path(root).iterdir())
-        if not self.num_classes:
-            raise UserError(f"data.root {root!r} holds no folder: it must hold one folder of pictures for each class")
-
-    def _read(self) -> dict[str, Split]:
-        from torchvision import datasets
-        from torchvision.transforms import v2
-
-        prepare: list[Callable[[Any], Any]] = [
-            v2.PILToTensor(),
-            v2.Resize(self.size, antialias=True),
-            v2.CenterCrop(self.size),
-        ]
-        if self.grayscale:
-            prepare.append(v2.Grayscale())
-        try:
-            pictures = datasets.ImageFolder(self.root, transform=v2.Compose(prepare))
-            items = [pictures[i] for i in range(len(pictures))]
-        except (FileNotFoundError, OSError) as error:
-            raise UserError(f"data.root {self.root!r} cannot be read: {error}") from None
-        if len(items) < 10:
-            raise UserError(f"data.root {self.root!r} must hold at least 10 pictures, got {len(items)}")
-        images = torch.stack([image for image, _ in items])
-        labels = torch.tensor([label for _, label in items])
-        tenth = torch.arange(len(items)) % 10
-        rows = {"train": tenth < 8, "val": tenth == 8, "test": tenth == 9}
-        return {split: (images[mask], labels[mask]) for split, mask in rows.items()}

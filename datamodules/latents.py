@@ -1,4 +1,4 @@
-"""Starting points for samplers, as data: what `predict` feeds to a generative model."""
+"""Starting noise of samplers as data: the input of `predict` for a generative model."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from zoo.errors import UserError
 
 
 class Latents(L.LightningDataModule):
-    """`num_samples` draws of N(0, I), draw i a function of (seed, i) alone, not of batch size or number of GPUs.
+    """`num_samples` draws of N(0, I), where draw i depends only on (seed, i), not on batch size or number of GPUs.
 
     Args:
         image_shape: (C, H, W) of each draw.
         num_samples: number of draws.
         batch_size: draws a batch.
         seed: of the draws.
-        num_classes: of each label column, for a model that draws its classes in turn.
+        num_classes: of each label column, for a model that cycles through its classes.
     """
 
     provides = ("image_shape", "num_classes")

@@ -1,4 +1,4 @@
-"""A loader for data that fits in memory: a batch is one gather, on the device where the training runs."""
+"""A loader for data that fits in memory: a batch is one gather on the device that trains."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,9 +12,9 @@ Batch = tuple[Tensor, Tensor]
 class InMemoryLoader:
     """A sized iterable of (inputs, labels) over tensors that stay where they are.
 
-    Training reads an endless stream of shuffled passes over the data. Batch b of the stream depends on (seed, b) alone,
-    so a run that is resumed sees exactly the batches that an uninterrupted one would have seen; an epoch is just
-    `batches_per_epoch` of them. Without shuffling, each row comes once an epoch, in order, the last batch shorter.
+    Training reads an endless stream of shuffled passes over the data. Batch b of the stream depends only on (seed, b),
+    so a resumed run sees exactly the batches that an uninterrupted one would have seen; an epoch is
+    `batches_per_epoch` of them. Without shuffling, each row comes once an epoch, in order; the last batch is shorter.
 
     Over several processes, each takes its own share of every batch (shuffled) or every n-th row (not shuffled).
 
@@ -47,6 +47,8 @@ class InMemoryLoader:
         self.transform = transform
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.drawn = 0  # batches of the stream that were handed out
+        self._in_epoch = 0  # of those, batches of the current epoch
+        self._begin_at = 0  # where in its epoch a resumed run continues
         rows = len(inputs)
         if shuffle:
             self._length = batches_per_epoch or max(1, rows // (batch_size * world_size))
@@ -63,16 +65,25 @@ class InMemoryLoader:
             for rows in self._own.split(self.batch_size):
                 yield self._gather(rows)
             return
-        for _ in range(self.drawn % self._length, self._length):
+        self._in_epoch, self._begin_at = self._begin_at, 0
+        while self._in_epoch < self._length:
+            self._in_epoch += 1
             self.drawn += 1
             yield self._gather(self._rows_of_batch(self.drawn - 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands; Lightning stores it in the checkpoint."""
-        return {"drawn": self.drawn}
+        return {"drawn": self.drawn, "in_epoch": self._in_epoch % self._length, "rows": self._rows_a_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.drawn = state["drawn"]
+        """Continues after the rows that were drawn, in batches of this loader's size."""
+        rows = state["drawn"] * state.get("rows", self._rows_a_batch)
+        self.drawn = -(-rows // self._rows_a_batch)
+        self._in_epoch = self._begin_at = state.get("in_epoch", state["drawn"] % self._length)
+
+    @property
+    def _rows_a_batch(self) -> int:
+        return self.batch_size * self.world_size
 
     def _rows_of_batch(self, index: int) -> Tensor:
         start = (index * self.world_size + self.rank) * self.batch_size

@@ -1,4 +1,4 @@
-"""What the data sets that fit in memory share: three splits, their loaders, and the place in the training stream."""
+"""Shared by data sets that fit in memory: three splits, their loaders, and the position in the training stream."""
 
 import abc
 from typing import Any
@@ -14,7 +14,7 @@ Split = tuple[Tensor, Tensor]  # inputs (N, ...), labels (N,) or (N, columns) in
 
 
 class InMemoryDataModule(L.LightningDataModule, abc.ABC):
-    """Batches of (inputs, labels) from tensors. A set reads itself in `_read` and says in `_prepare` what a batch is.
+    """Batches of (inputs, labels) from tensors. A data set implements `_read`, and `_prepare` to convert a batch.
 
     Args:
         batch_size: rows a batch, in each process.
@@ -24,7 +24,7 @@ class InMemoryDataModule(L.LightningDataModule, abc.ABC):
 
     def __init__(self, batch_size: int, batches_per_epoch: int | None, seed: int) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)  # those of the derived class too, for the record
+        self.save_hyperparameters(logger=False)  # of the derived class too, for the record
         if batch_size < 1:
             raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
         if batches_per_epoch is not None and batches_per_epoch < 1:
@@ -39,11 +39,11 @@ class InMemoryDataModule(L.LightningDataModule, abc.ABC):
         """The splits "train", "val" and "test"."""
 
     def _prepare(self, inputs: Tensor, *, training: bool) -> Tensor:
-        """What a model gets of the stored inputs of a batch."""
+        """Converts the stored inputs of a batch to what a model takes."""
         return inputs
 
     def prepare_data(self) -> None:
-        """Reads, and downloads, in one process at first, and before a run writes anything."""
+        """Reads, and downloads, in one process first and before a run writes anything."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
@@ -68,7 +68,7 @@ class InMemoryDataModule(L.LightningDataModule, abc.ABC):
         return self._loader("test", training=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training stream stands: Lightning itself takes a loader back to its place only within an epoch."""
+        """The position in the training stream; Lightning restores that of a loader only within an epoch."""
         return self._training.state_dict() if self._training else self._position
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Coloured shapes: pictures without end, drawn from a seed, whose every property is known."""
+"""Coloured shapes: any number of images drawn from a seed, all of whose properties are known."""
 
 import torch
 
@@ -11,8 +11,8 @@ from zoo.synthetic.shapes import COLOURS, SHAPES, random_drawings, render
 class Shapes(ImageDataModule):
     """One shape (circle, square, triangle) of one of six colours on black, anywhere, of any size: 32x32 RGB.
 
-    Labels have two columns, shape and colour. The validation and test pictures are the same for every `drawing_seed`
-    and number of training pictures. How they are drawn: `zoo.synthetic.shapes`.
+    Labels have two columns, shape and colour. Validation and test pictures do not depend on `drawing_seed`
+    or on the number of training pictures. How they are drawn: `zoo.synthetic.shapes`.
 
     Args:
         num_train: training pictures, 3 KB each.

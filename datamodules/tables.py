@@ -1,7 +1,8 @@
-"""Numbers from a user's file: .npy of any shape, or .csv, a row a line."""
+"""Reads numbers from a user's file: .npy of any shape, or .csv with one row a line."""
 
 import csv
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,26 @@ from torch import Tensor
 from zoo.errors import UserError, one_line
 
 ENDINGS = (".npy", ".csv")
+MISSING = ("", "NA", "N/A", "NULL", "null", "None", "?")  # how tables mark a missing value
 
 
 def read_numbers(path: str | Path, option: str) -> Tensor:
-    """The numbers of a file, float32, rows along the first axis; a .csv may begin with a line of names.
+    """The numbers of `read_table` without the names of its columns, float32."""
+    return read_table(path, option)[0].float()
+
+
+def read_table(path: str | Path, option: str) -> tuple[Tensor, tuple[str, ...]]:
+    """The numbers of a file, float64, rows along the first axis, and the names of its columns, () if it has none.
+
+    A .csv may begin with a line of names. Its columns may be separated by commas, semicolons or tabs, and its fields
+    may be quoted.
 
     Args:
-        path: the file. option: what the user named it by, for the message.
+        path: the file. option: by which the user named it, for the message.
 
     Raises:
-        UserError: if the file is absent or of another kind, holds something else than numbers, a number that is not
-            finite (named by its place, counted from 1), or no row.
+        UserError: if the file is missing or of another kind, or holds no row, something other than numbers, or a number
+            that is not finite in float32 (its row and column are named, counted from 1).
     """
     what = f"{option} {str(path)!r}"
     ending = Path(path).suffix.lower()
@@ -29,8 +39,12 @@ def read_numbers(path: str | Path, option: str) -> Tensor:
         raise UserError(f"{what} must be a file that ends in {' or '.join(ENDINGS)}")
     if not os.path.isfile(path):
         raise UserError(f"{what} does not exist")
+    names: tuple[str, ...] = ()
     try:
-        numbers = _read_npy(Path(path)) if ending == ".npy" else _read_csv(Path(path))
+        if ending == ".npy":
+            numbers = _read_npy(Path(path))
+        else:
+            numbers, names = _read_csv(Path(path))
     except (OSError, ValueError, EOFError, MemoryError, csv.Error) as error:
         raise UserError(f"{what} cannot be read as numbers: {one_line(str(error))}") from None
     if numbers.dtype.kind not in "fiu":
@@ -38,13 +52,32 @@ def read_numbers(path: str | Path, option: str) -> Tensor:
     if not numbers.ndim or not numbers.size:
         raise UserError(f"{what} must hold at least one row of numbers, got an array of shape {numbers.shape}")
     with np.errstate(over="ignore"):
-        numbers = numbers.astype(np.float32)
-    if not np.isfinite(numbers).all():
-        place = np.argwhere(~np.isfinite(numbers))[0]
-        names = ("row", "column") if numbers.ndim == 2 else ("row", *["index"] * (numbers.ndim - 1))
-        where = ", ".join(f"{name} {number + 1}" for name, number in zip(names, place, strict=True))
-        raise UserError(f"{what}: {where} is {numbers[tuple(place)]} (counted from 1): leave such rows out")
-    return torch.from_numpy(numbers)
+        single = numbers.astype(np.float32)
+    if not np.isfinite(single).all():
+        place = np.argwhere(~np.isfinite(single))[0]
+        axes = ("row", "column") if numbers.ndim == 2 else ("row", *["index"] * (numbers.ndim - 1))
+        where = ", ".join(f"{name} {number + 1}" for name, number in zip(axes, place, strict=True))
+        raise UserError(f"{what}: {where} is {single[tuple(place)]} (counted from 1): leave such rows out")
+    return torch.from_numpy(numbers.astype(np.float64)), names
+
+
+def in_order(rows: Tensor, names: Sequence[str], wanted: Sequence[str], what: str) -> tuple[Tensor, str]:
+    """Rows (N, D) with their columns in the order of `wanted`, the names that a model learned, and a note for the user.
+
+    Columns are matched by name if both have names, else by position; the note says so where names are missing.
+
+    Raises:
+        UserError: if both have names, and a name that the model wants is absent.
+    """
+    if not wanted or rows.ndim != 2:
+        return rows, ""
+    if not names:
+        return rows, f"{what} has no column names: its columns are taken in the order {', '.join(wanted)}"
+    if missing := [name for name in wanted if name not in names]:
+        raise UserError(
+            f"{what} has no column {missing[0]!r}, which the model learned: its columns are {', '.join(names)}"
+        )
+    return rows[:, [names.index(name) for name in wanted]], ""
 
 
 def check_rows(rows: Tensor, shape: tuple[int, ...], what: str) -> None:
@@ -61,15 +94,43 @@ def _read_npy(path: Path) -> np.ndarray:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _read_csv(path: Path) -> np.ndarray:
+def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The numbers and the names of the columns.
+
+    Raises:
+        ValueError: naming the first field that is no number, and the fix.
+    """
     with path.open(newline="", encoding="utf-8-sig") as file:
-        first = next((row for row in csv.reader(file) if row), [])
-    names = bool(first) and not any(_is_number(field) for field in first)
-    with path.open(encoding="utf-8-sig") as file:
-        lines = [line for line in file if line.strip()][names:]
+        first = next((line for line in file if line.strip()), "")
+        delimiter = max(",;\t", key=first.count)
+        file.seek(0)
+        table = [
+            row for row in csv.reader(file, delimiter=delimiter, skipinitialspace=True) if any(map(str.strip, row))
+        ]
+    head = tuple(field.strip() for field in table[0]) if table else ()
+    names = head if head and not any(map(_is_number, head)) and not any(field in MISSING for field in head) else ()
+    lines = table[bool(names) :]
     if not lines:
-        return np.empty((0, len(first)))
-    return np.loadtxt(lines, delimiter=",", ndmin=2, comments=None)
+        return np.empty((0, len(head))), names
+    try:
+        return np.array([[float(field) for field in row] for row in lines]), names
+    except ValueError:
+        raise ValueError(_first_fault(lines, bool(names))) from None
+
+
+def _first_fault(rows: list[list[str]], has_names: bool) -> str:
+    """The error in the first row that is not all numbers."""
+    for i, row in enumerate(rows):
+        where = f"row {i + 1}" + (" below the names" if has_names else "")
+        if len(row) != len(rows[0]):
+            return f"{where} has a different number of columns, {len(row)}, than the first, {len(rows[0])}"
+        for j, field in enumerate(row):
+            if field.strip() in MISSING:
+                return f"{where}, column {j + 1} is missing ({field!r}): leave such rows out"
+            if not _is_number(field):
+                comma = "; write decimals with a point" if _is_number(field.replace(",", ".")) else ""
+                return f"{where}, column {j + 1} is {field!r}, which is no number{comma}"
+    return "its rows differ in length"
 
 
 def _is_number(field: str) -> bool:

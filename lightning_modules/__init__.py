@@ -1,4 +1,4 @@
-"""One file per algorithm: a LightningModule that wires mathematics from `zoo` to the Trainer."""
+"""One LightningModule per algorithm, which connects the mathematics of `zoo` to the Trainer."""
 
 from lightning_modules.classifier import Classifier
 from lightning_modules.diffusion.classifier_free import ClassifierFree
@@ -14,6 +14,7 @@ from lightning_modules.rl.off_policy.ddpg import DDPG
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
 from lightning_modules.rl.on_policy.ppo import PPO
+from lightning_modules.vae.vae import VAE
 
 __all__ = [
     "CNF",
@@ -24,6 +25,7 @@ __all__ = [
     "PPO",
     "SAC",
     "TD3",
+    "VAE",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",

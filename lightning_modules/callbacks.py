@@ -1,4 +1,4 @@
-"""The callbacks that a config names, by the path under which configs know them."""
+"""Callbacks by the import path that configs use."""
 
 from lightning_modules.trainer.callbacks import EMA, SamplePictures
 

@@ -1,4 +1,4 @@
-"""An image classifier, the judge of the generative models."""
+"""An image classifier, which judges the generative models."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from zoo.nn.classifier import ImageClassifier
 
 
 class Classifier(L.LightningModule):
-    """Minimises the cross-entropy -log p(label | image), with smoothed labels and randomly moved images.
+    """Minimises the cross-entropy -log p(label | image), with smoothed labels and augmented images.
 
     Args:
         image_shape: (C, H, W); filled in from the data.
@@ -55,7 +55,9 @@ class Classifier(L.LightningModule):
         images, labels = batch
         if self.hparams["augmentation"] > 0:
             images = random_affine(images, self.hparams["augmentation"])
-        loss = F.cross_entropy(self.model(images).float(), labels, label_smoothing=self.hparams["label_smoothing"])
+        loss = F.cross_entropy(
+            self.model(images).float(), labels.long(), label_smoothing=self.hparams["label_smoothing"]
+        )
         log_rarely(self, "train/loss", loss)
         return loss
 
@@ -76,5 +78,5 @@ class Classifier(L.LightningModule):
         images, labels = batch
         logits = self.model(images).float()
         size: dict[str, Any] = {"batch_size": len(images), "sync_dist": True}
-        self.log(f"{split}/loss", F.cross_entropy(logits, labels), **size)
+        self.log(f"{split}/loss", F.cross_entropy(logits, labels.long()), **size)
         self.log(f"{split}/accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True, **size)

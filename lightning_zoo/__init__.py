@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.catalogue import PREFIX, shipped
+from checkpoints.catalogue import PREFIX, describe, shipped
 from checkpoints.locate import find
 from zoo.errors import UserError
 
@@ -50,19 +50,16 @@ def evaluate(model: str, *, full: bool = False, device: str = "auto") -> dict[st
         full: as many draws as the card states; else few enough to end within ten minutes on two cores.
         device: cpu, cuda, mps, or auto.
     """
-    import argparse
-    import contextlib
-    import io
-    import json
+    from checkpoints.store import load
+    from commands.evaluate import compare, read_metrics
+    from commands.measures import protocol_of
+    from commands.options import choose_device
 
-    from commands import evaluate as verb
-
-    parser, answer = argparse.ArgumentParser(), io.StringIO()
-    verb.add_arguments(parser)
-    with contextlib.redirect_stdout(answer):
-        verb.run(parser.parse_args([model, "--device", device, "--json", *["--full"] * full]))
-    metrics: dict[str, dict[str, Any]] = json.loads(answer.getvalue())["metrics"]
-    return metrics
+    described = describe(find(model))
+    card = read_metrics(described.folder)
+    measure = protocol_of(described)
+    metrics = measure(load(described, choose_device(device)), described, full=full, say=lambda text: None)
+    return compare(described.folder.resolve().name, card, metrics)
 
 
 def from_pretrained(

@@ -194,3 +194,11 @@ def refused(command):
         return answer.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """The folder of a run of two epochs of tests/tiny.yaml; not to be changed."""
+    from tests.runs import fit
+
+    return fit(tmp_path_factory.mktemp("runs") / "tiny")

@@ -6,9 +6,12 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from checkpoints.table import MODELS, class_of
 
 ROOT = Path(__file__).resolve().parent.parent
 # who may import whom, of ours
@@ -57,6 +60,66 @@ def wrong_imports(source: str, package: str) -> set[str]:
     if package == "zoo":
         wrong |= names - ZOO_MAY - sys.stdlib_module_names | names & FILES_AND_NETWORK
     return wrong
+
+
+def edges(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which of the files import which, wherever the import stands, but for what type checkers alone read.
+
+    `from package import name` is an import of the file of that name if there is one, else of the package.
+    """
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources}
+    found: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        named = set()
+        for node in _run(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                for alias in node.names:
+                    file = f"{node.module}.{alias.name}"
+                    named.add(file if file in modules else node.module)
+        found[path] = {modules[name] for name in named if name in modules} - {path}
+    return found
+
+
+def _run(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree without those below `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from _run(node)
+
+
+def circles(sources: dict[str, str]) -> list[list[str]]:
+    """The sets of files that import each other, at once or by way of others."""
+    graph = edges(sources)
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            new = graph[waiting.pop()] - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    reach = {path: reached(path) for path in graph}
+    together = {tuple(sorted({path} | {other for other in reach[path] if path in reach[other]})) for path in graph}
+    return sorted([*group] for group in together if len(group) > 1)
+
+
+def asks_for_a_class(source: str, names: set[str]) -> list[str]:
+    """Where a source asks which model class something is, instead of what it can do."""
+    asked = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            kinds = node.args[1].elts if isinstance(node.args[1], ast.Tuple) else [node.args[1]]
+            asked += [ast.unparse(kind) for kind in kinds if ast.unparse(kind).split(".")[-1] in names]
+        if isinstance(node, ast.Compare):
+            constants = [entry.value for entry in ast.walk(node) if isinstance(entry, ast.Constant)]
+            asked += [text for text in constants if isinstance(text, str) and text in names]
+    return asked
 
 
 def wrong_calls(source: str) -> list[str]:
@@ -108,6 +171,22 @@ def test_imports_point_down_only(name):
     assert wrong_imports(source, package) == set()
 
 
+def test_no_files_import_each_other():
+    assert circles({name: source for name, (source, _) in SOURCES.items()}) == []
+
+
+@every_source
+def test_verbs_and_cards_ask_what_a_model_can_do(name):
+    """The one exception reads an old config.json, which does not say how its model is measured."""
+    source, package = SOURCES[name]
+    names = {*MODELS, *(class_of(model).__name__ for model in MODELS)}
+    if package in ("commands", "checkpoints", "lightning_zoo") and name not in (
+        "checkpoints/catalogue.py",
+        "commands/figure.py",
+    ):
+        assert asks_for_a_class(source, names) == []
+
+
 @every_source
 def test_nothing_runs_what_a_file_says(name):
     assert wrong_calls(SOURCES[name][0]) == []
@@ -125,7 +204,7 @@ def test_files_are_short(name):
 
 def test_only_the_dispatcher_imports_by_name():
     users = {name for name, (source, _) in SOURCES.items() if "import_module(" in source}
-    tables = {"checkpoints/table.py", "commands/measures/__init__.py", "commands/main.py"}
+    tables = {"checkpoints/table.py", "commands/measures/__init__.py", "commands/main.py", "datamodules/__init__.py"}
     assert users <= tables | {"commands/policies.py"}, "--env-module, and nothing else"
 
 
@@ -165,6 +244,35 @@ def test_a_planted_import_is_caught(package, source, wrong):
 )
 def test_a_planted_call_is_caught(source):
     assert wrong_calls(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "asked"),
+    [
+        ("isinstance(model, Flow)", ["Flow"]),
+        ("isinstance(model, (Sampler, flows.Flow))", ["flows.Flow"]),
+        ("config['model'] == 'actor'", ["actor"]),
+        ("config['model'] in ('actor', 'critic')", ["actor"]),
+        ("isinstance(model, Sampler) and hasattr(model, 'actor')", []),
+    ],
+)
+def test_a_planted_ladder_is_caught(source, asked):
+    assert asks_for_a_class(source, {"Flow", "actor"}) == asked
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "c", "found"),
+    [
+        ("import zoo.b", "def f():\n    from zoo import a", "", [["zoo/a.py", "zoo/b.py"]]),
+        ("from zoo.b import x", "from zoo.c import x", "from zoo.a import x", [["zoo/a.py", "zoo/b.py", "zoo/c.py"]]),
+        ("from zoo import c", "from zoo import x", "from zoo.b import a", []),
+        ("from zoo.b import x", "if TYPE_CHECKING:\n    from zoo.a import X", "import torch", []),
+        ("import zoo", "", "", [["zoo/__init__.py", "zoo/a.py"]]),
+    ],
+)
+def test_a_planted_circle_is_caught(a, b, c, found):
+    package = "import zoo.a" if found and "zoo/__init__.py" in found[0] else ""
+    assert circles({"zoo/__init__.py": package, "zoo/a.py": a, "zoo/b.py": b, "zoo/c.py": c}) == found
 
 
 def test_a_planted_swallowing_constructor_is_caught():

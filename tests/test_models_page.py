@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from checkpoints.catalogue import RESULTS, WEIGHTS, Description, describe, in_bytes, read_json, shipped
+from commands.list import data_of, headline_of, with_error
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, README = ROOT / "docs" / "models.md", ROOT / "README.md"
 OPENING = """# All models
 
-Each name leads to the model's card, which has every number, how it was measured, and how to use the model. A number is
-a mean with its standard error over test data, samples or episodes, of the one training seed that ships. Where there are
-several training seeds, a column has the mean and the standard deviation over them, and how many they are.
-`python -m tests.test_models_page` writes this page.
+Each name leads to the model's card, which has every number, how it was measured, and how to use the model. Each
+algorithm leads to its paper. A number is a mean with its standard error over test data, samples or episodes, of the one
+training seed that ships. Where there are several training seeds, a column has the mean and the standard deviation over
+them, and how many they are. `python -m tests.test_models_page` writes this page.
 
 | model | algorithm | data | first number of the card | | over training seeds | size |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -39,28 +40,21 @@ def row(folder: Path) -> str:
     seeds = results.get("by_training_seed", {}).get("values", {})
     cells = [
         f"[`{folder.name}`](../checkpoints/shipped/{folder.name}/README.md)",
-        described.algorithm or described.model,
+        algorithm_of(described),
         data_of(described),
         metric,
-        with_error(entry["value"], entry["spread"] / math.sqrt(entry["size"])),
+        headline_of(entry),
         over_seeds([*seeds.values()]),
         in_bytes((folder / WEIGHTS).stat().st_size),
     ]
     return f"| {' | '.join(cells)} |\n"
 
 
-def data_of(described: Description) -> str:
-    """An environment, a density of the plane, or a DataModule."""
-    arguments = described.data["arguments"]
-    return str(arguments.get("environment") or arguments.get("name") or described.data["class"])
-
-
-def with_error(value: float, error: float) -> str:
-    """A number to the second digit of its error, or to four digits if it has none."""
-    if error == 0:
-        return f"{value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
+def algorithm_of(described: Description) -> str:
+    """With a link to its paper."""
+    name = described.algorithm or described.model
+    found = re.search(r"arXiv:(\d{4}\.\d{4,5})", described.paper)
+    return f"[{name}](https://arxiv.org/abs/{found[1]})" if found else name
 
 
 def over_seeds(values: list[float]) -> str:

@@ -234,3 +234,13 @@ def test_links_lead_on(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if not target.startswith(("https://", "#")):
             assert (path.parent / target.split("#")[0]).exists(), target
+
+
+def test_the_notes_that_docstrings_cite_are_among_the_sources():
+    sources = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    paths = [path for package in ("zoo", "lightning_modules") for path in (ROOT / package).rglob("*.py")]
+    cited = {
+        name for path in paths for name in re.findall(r"\b\d{3}_[0-9a-f]{16}\.txt", path.read_text(encoding="utf-8"))
+    }
+    assert len(cited) > 2
+    assert all(f"| `{name}` |" in sources for name in cited)

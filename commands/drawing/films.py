@@ -142,7 +142,7 @@ class Gif:
 
 
 class Mp4:
-    """An H.264 film, by the encoder of imageio-ffmpeg, which runs beside this process."""
+    """An H.264 film, by the encoder of imageio-ffmpeg, a process of its own."""
 
     full = False
 

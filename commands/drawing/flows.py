@@ -3,16 +3,13 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from checkpoints.whole import written_whole
-
-if TYPE_CHECKING:
-    from zoo.flows.model import Flow
 
 SIDE = 220  # pixels of a map and of an animation
 BATCH = 10_000  # points at once
@@ -49,7 +46,7 @@ def write_map(path: Path, title: str, log_density: Callable[[Tensor], Tensor], b
         figure.savefig(beside, dpi=120)
 
 
-def write_comparison(path: Path, name: str, data: Any, model: "Flow") -> None:
+def write_comparison(path: Path, name: str, data: Any, model: Any) -> None:
     """True density, learned density and samples side by side, on the same box and the same scale of colours."""
     from matplotlib.figure import Figure
 
@@ -66,14 +63,14 @@ def write_comparison(path: Path, name: str, data: Any, model: "Flow") -> None:
         figure.savefig(beside, dpi=100)
 
 
-def write_animation(path: Path, model: "Flow", seed: int = 0) -> None:
+def write_animation(path: Path, model: Any, seed: int = 0) -> None:
     """A GIF: points carried from the base through the layers, or through time; images as their noise grows from 0.
 
     Between two layers the points go in a straight line.
     """
     from PIL import Image
 
-    frames = _image_frames(model, seed) if model.image_shape else _point_frames(model, seed)
+    frames = _image_frames(model, seed) if len(model.shape) == 3 else _point_frames(model, seed)
     pictures = [Image.fromarray(frame) for frame in [*frames, *[frames[-1]] * PAUSE]]
     with written_whole(path) as beside, beside.open("wb") as file:
         pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=80, loop=0, optimize=True)
@@ -125,7 +122,7 @@ def _scatter(axes: Any, points: Tensor, box: Tensor | None = None) -> None:
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
 
 
-def _point_frames(model: "Flow", seed: int) -> list[Any]:
+def _point_frames(model: Any, seed: int) -> list[Any]:
     labels = torch.arange(ANIMATED) % model.labels[0] if model.labels else None
     points = model.sample(ANIMATED, labels=labels, generator=torch.Generator().manual_seed(seed))
     way = [stop.cpu() for stop in reversed(model.path(points, labels))]
@@ -158,7 +155,7 @@ def _dots(points: Tensor, box: Tensor) -> Any:
     return (matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)
 
 
-def _image_frames(model: "Flow", seed: int) -> list[Any]:
+def _image_frames(model: Any, seed: int) -> list[Any]:
     from zoo.pictures import image_grid
 
     labels = torch.arange(36) % model.labels[0] if model.labels else None

@@ -7,7 +7,7 @@ many draws as a card states; else few enough for ten minutes on two cores. `say`
 import importlib
 from typing import Any
 
-from checkpoints.catalogue import Description
+from checkpoints.catalogue import CONFIG, Description
 from checkpoints.tasks import TASKS
 from zoo.errors import UserError
 
@@ -25,13 +25,14 @@ PROTOCOLS = {  # name -> module here, and function
 
 
 def protocol_of(described: Description) -> Any:
-    """The function that measures a model: the protocol that its config.json names, or that of its task.
+    """The function that measures a model: the protocol that its config.json names, or the first of its task.
 
     Raises:
-        UserError: if this version does not know the protocol.
+        UserError: if the protocol does not serve the model's task.
     """
-    name = described.protocol or TASKS[described.task].protocol
-    if name not in PROTOCOLS:
-        raise UserError(f"unknown protocol {name!r}; this version knows {', '.join(PROTOCOLS)}")
+    known = TASKS[described.task].protocols
+    name = described.protocol or known[0]
+    if name not in known:
+        raise UserError(f"{described.folder / CONFIG}: 'protocol' must be one of {', '.join(known)}, got {name!r:.50}")
     module, _, function = PROTOCOLS[name].partition(":")
     return getattr(importlib.import_module(f"commands.measures.{module}"), function)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from checkpoints.catalogue import Description
-from zoo.errors import UserError
+from zoo.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,10 +49,14 @@ def load_data(data: dict[str, Any]) -> Any:
     name = data.get("class")
     if name not in [*datamodules.__all__]:
         raise UserError(f"unknown data {name!r}: use one of {', '.join(datamodules.__all__)}")
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in data["arguments"].items()}
+    arguments.pop("download", None)  # a file from elsewhere starts no download
     try:
-        return getattr(datamodules, name)(**data["arguments"])
-    except TypeError as error:
-        raise UserError(f"the arguments of the data {name!r} do not fit: {error}") from None
+        return getattr(datamodules, name)(**arguments)
+    except UserError:
+        raise
+    except Exception as error:  # values of any type come from a file, so anything may be raised
+        raise UserError(f"the arguments of the data {name!r} do not fit: {one_line(str(error))}") from None
 
 
 def data_for(model: Any, described: Description) -> Any:
@@ -71,7 +75,11 @@ def data_for(model: Any, described: Description) -> Any:
 
 
 def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = None, **options: Any) -> "Tensor":
-    """(count, C, H, W) on the CPU, by default in 50 DDIM steps."""
+    """(count, *shape) on the CPU, by the model's own options where others are not given.
+
+    Raises:
+        UserError: if a sample is not finite: FID would hand it to an eigenvalue solver, which may crash.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
@@ -80,7 +88,10 @@ def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = No
         asked = {} if labels is None else {"labels": labels[first : first + size]}
         parts.append(model.sample(size, generator=generator, **asked, **options).cpu())
         first += size
-    return torch.cat(parts)
+    samples = torch.cat(parts)
+    if not samples.isfinite().all():
+        raise UserError("the model draws samples that are not finite (NaN or infinite): its training has diverged")
+    return samples
 
 
 def batch_sizes(count: int) -> list[int]:

@@ -1,8 +1,10 @@
 """How models that draw images are measured: quality, copying, guidance, and likelihood."""
 
+import inspect
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from checkpoints.catalogue import Description
 from commands.measures.common import (
@@ -10,13 +12,13 @@ from commands.measures.common import (
     Measurement,
     Metrics,
     Say,
+    batch_sizes,
     data_for,
     device_of,
     draw_samples,
     in_batches,
 )
 from commands.measures.judge import Judge, has_judge
-from zoo.diffusion.likelihood import dequantise, log_bin_volume
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
 from zoo.metrics.samples import nearest_distances
@@ -66,8 +68,13 @@ def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Met
 
 
 def samples(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """Feature-FID in 50 DDIM, 10 DPM-Solver++ and all ancestral steps, precision and recall, copying, and the bound."""
+    """Feature-FID, precision and recall, copying.
+
+    A diffusion model is sampled in 50 DDIM, in 10 DPM-Solver++ and in all ancestral steps, and has a bound.
+    """
     data = data_for(model, described)
+    if "sampler" not in inspect.signature(model.sample).parameters:  # one way of sampling, as of an adversarial model
+        return measure_samples(model, data, {"": ({}, DRAWS if full else 4)}, say)
     _check(model)
     last = model.process.num_timesteps
     metrics = measure_samples(
@@ -81,12 +88,14 @@ def samples(model: Any, described: Description, *, full: bool, say: Say) -> Metr
         say,
     )
     say("variational bound")
-    test = data.images("test")
-    device = device_of(model)
-    generator = torch.Generator().manual_seed(0)
-    bounds = [model.bound(x0, data.levels, generator=generator).total for x0 in in_batches(test, device)]
-    bits = bits_per_dim(-torch.cat(bounds), test[0].numel()).tolist()
-    how = f"variational bound of the {len(test)} test images, {data.levels} grey levels, all {last} terms, x0 clipped"
+    images, labels = data.images("test"), data.labels("test")
+    generator, bits = torch.Generator().manual_seed(0), []
+    for rows in torch.arange(len(images)).split(batch_sizes(len(images))):
+        x0 = images[rows].to(device_of(model))
+        given = labels[rows] if model.labels else None
+        bound = model.bound(x0, data.levels, labels=given, generator=generator).total
+        bits += bits_per_dim(-bound, images[0].numel()).tolist()
+    how = f"variational bound of the {len(images)} test images, {data.levels} grey levels, all {last} terms, x0 clipped"
     return metrics | {"bound_bits_per_dim": Measurement.of(bits, how)}
 
 
@@ -94,16 +103,14 @@ def score(model: Any, described: Description, *, full: bool, say: Say) -> Metric
     """Bits per dimension by the probability flow; feature-FID, precision and recall, and copying."""
     data = data_for(model, described)
     test = data.images("test")
-    dims = test[0].numel()
     draws = 2 if full else 1
     bits: list[float] = []
     for draw in range(draws):
         say(f"likelihood: draw {draw + 1} of {draws}")
         generator = torch.Generator().manual_seed(draw)
         for x0 in in_batches(test, device_of(model)):
-            x0 = dequantise(x0, data.levels, generator)
-            density = model.log_likelihood(x0, steps=LIKELIHOOD_STEPS, generator=generator)
-            bits += bits_per_dim(density + log_bin_volume(dims, data.levels), dims).tolist()
+            nats = model.log_likelihood(x0, levels=data.levels, steps=LIKELIHOOD_STEPS, generator=generator)
+            bits += bits_per_dim(nats, test[0].numel()).tolist()
     flow = Measurement.of(
         bits,
         f"density by the probability flow ({LIKELIHOOD_STEPS} Runge-Kutta steps, Hutchinson's trace) of the "
@@ -126,28 +133,30 @@ def measure_samples(model: Any, data: Any, sets: dict[str, tuple[dict[str, Any],
     if not has_judge(data):
         return _measure_copying(model, data, sets, say)
     judge = Judge(data)
-    count, base = len(judge.test), judge.base
-    space = f"features of {judge.name}, {count} samples against the {count} test images"
+    count, base, labels = len(judge.test), judge.base, _needed_labels(model, judge.labels)
+    given = "" if labels is None else " of their labels"
+    space = f"features of {judge.name}, {count} samples{given} against the {count} test images"
     metrics: Metrics = {}
     extra: Metrics = {}
     for label, (options, number) in sets.items():
+        at = f"_{label}" if label else ""
         found = []
         for draw in range(number):
-            say(f"{label}: draw {draw + 1} of {number}")
-            found.append(judge(draw_samples(model, count, draw, **options)))
+            say(f"{label or 'samples'}: draw {draw + 1} of {number}")
+            found.append(judge(draw_samples(model, count, draw, labels, **options)))
         fids = [scores.fid for scores in found]
-        metrics[f"fid_ratio_{label}"] = Measurement.of(
+        metrics[f"fid_ratio{at}"] = Measurement.of(
             fids, f"FID over the mean FID of {count} training images, {base:.4f}; {space}; mean of draws", 1 / base
         )
-        metrics[f"nearest_ratio_{label}"] = Measurement.of(
+        metrics[f"nearest_ratio{at}"] = Measurement.of(
             [scores.nearest for scores in found],
             f"median distance of a sample to its nearest training image over that of the test images, "
             f"{judge.unseen:.4f}; below 1 is copying; mean of draws",
             1 / judge.unseen,
         )
-        extra[f"fid_{label}"] = Measurement.of(fids, f"FID, {space}; mean of draws")
+        extra[f"fid{at}"] = Measurement.of(fids, f"FID, {space}; mean of draws")
         for name in ("precision", "recall"):
-            extra[f"{name}_{label}"] = Measurement.of(
+            extra[f"{name}{at}"] = Measurement.of(
                 [getattr(scores, name) for scores in found],
                 f"{name}, 3 nearest neighbours, {space}; mean of draws",
             )
@@ -164,12 +173,13 @@ def _measure_copying(model: Any, data: Any, sets: dict[str, tuple[dict[str, Any]
     unseen = nearest_distances(test, train).median().item()
     metrics: Metrics = {}
     for label, (options, number) in sets.items():
+        at = f"_{label}" if label else ""
         found = []
         for draw in range(number):
-            say(f"{label}: draw {draw + 1} of {number}")
-            in_turn = {"labels": model.labels_in_turn(torch.arange(len(test)))} if model.labels else {}
-            found.append(nearest_distances(draw_samples(model, len(test), draw, **in_turn, **options), train).median())
-        metrics[f"nearest_ratio_{label}"] = Measurement.of(
+            say(f"{label or 'samples'}: draw {draw + 1} of {number}")
+            drawn = draw_samples(model, len(test), draw, _needed_labels(model, data.labels("test")), **options)
+            found.append(nearest_distances(drawn, train).median())
+        metrics[f"nearest_ratio{at}"] = Measurement.of(
             torch.stack(found).tolist(),
             f"median distance of a sample to its nearest training image over that of the test images, {unseen:.4f}; "
             f"below 1 is copying; {len(test)} samples, mean of draws",
@@ -178,9 +188,14 @@ def _measure_copying(model: Any, data: Any, sets: dict[str, tuple[dict[str, Any]
     return metrics
 
 
+def _needed_labels(model: Any, labels: Tensor) -> Tensor | None:
+    """The labels, for a model that cannot draw without."""
+    return labels if model.labels and getattr(model, "null_labels", None) is None else None
+
+
 def _check(model: Any) -> None:
     """Raises a UserError for a model that the protocol cannot sample."""
     if model.process.num_timesteps < 50:
-        raise UserError(f"there is no protocol for a model of {model.process.num_timesteps} steps: 50 are taken")
-    if model.labels and model.null_labels is None:
-        raise UserError("there is no protocol for a model that needs labels: train it with ClassifierFree")
+        raise UserError(
+            f"the protocol takes 50 steps, but this model has {model.process.num_timesteps}: train it with more"
+        )

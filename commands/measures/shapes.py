@@ -1,17 +1,20 @@
 """How models of coloured shapes are measured: every property of a valid picture is known."""
 
+import inspect
 import math
 from typing import Any
 
 import torch
 
 from checkpoints.catalogue import Description
+from commands.labels import every_class
 from commands.measures.common import Measurement, Metrics, Say, data_for, draw_samples
 from zoo.synthetic.shapes import COLOURS, SHAPES, nearest_drawing
 
 DRAWN = 2000
 # the colour is decided at noise levels from 10 to 50, where "karras" takes twelve of fifty steps and "trailing" three
-SAMPLED: tuple[tuple[str, dict[str, Any], str], ...] = (
+Sets = tuple[tuple[str, dict[str, Any], str], ...]  # name of a set of samples, options of `sample`, these in words
+SAMPLED: Sets = (
     ("ddim50_eta1", {"eta": 1.0, "spacing": "karras"}, "50 DDIM steps, eta 1, Karras' spacing"),
     (
         "dpm++2m-sde50",
@@ -20,7 +23,7 @@ SAMPLED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ),
     ("ddim50", {}, "50 DDIM steps, eta 0, trailing spacing"),
 )
-GUIDED: tuple[tuple[str, dict[str, Any], str], ...] = tuple(
+GUIDED: Sets = tuple(
     (f"scale{scale:g}", {"eta": 1.0, "guidance_scale": scale}, f"50 DDIM steps, eta 1, guidance scale {scale:g}")
     for scale in (1.0, 2.0)
 )
@@ -40,20 +43,23 @@ def shapes(model: Any, described: Description, *, full: bool, say: Say) -> Metri
     threshold = nearest_drawing(test + 2 * NOISE * noise)[1].quantile(0.999).item()
     rule = f"root mean squared error to the nearest drawing below {threshold:.5f} of the range"
     metrics: Metrics = {}
-    for at, options, text in GUIDED if model.labels else SAMPLED:
-        how = f"{text}, {count} samples"
+    labels = None
+    if model.labels:
+        classes = every_class(model.labels)
+        labels = classes[torch.arange(count) % len(classes)]
+    for name, options, text in _sets(model):
+        at, how = f"_{name}" if name else "", f"{text}, {count} samples"
         say(how)
-        labels = model.labels_in_turn(torch.arange(count))
-        samples = draw_samples(model, count, 0, labels=labels, **options)
+        samples = draw_samples(model, count, 0, labels, **options)
         drawing, error = nearest_drawing(samples)
         valid = error < threshold
-        metrics[f"valid_{at}"] = Measurement.of(valid.double().tolist(), f"share of valid pictures: {rule}; {how}")
-        metrics[f"median_error_{at}"] = Measurement.of(
+        metrics[f"valid{at}"] = Measurement.of(valid.double().tolist(), f"share of valid pictures: {rule}; {how}")
+        metrics[f"median_error{at}"] = Measurement.of(
             [error.median().item()], f"median error to the nearest drawing, of the range; {how}"
         )._replace(spread=1.25 * (error - error.median()).clamp(-threshold, threshold).std().item(), size=count)
-        if model.labels:
+        if labels is not None:
             right = (labels[:, 0] == drawing.shape) & (labels[:, 1] == drawing.colour)
-            metrics[f"asked_{at}"] = Measurement.of(
+            metrics[f"asked{at}"] = Measurement.of(
                 right[valid].double().tolist() or [0.0],
                 f"share of the valid pictures of the shape and the colour asked for; {how}",
             )
@@ -65,7 +71,7 @@ def shapes(model: Any, described: Description, *, full: bool, say: Say) -> Metri
             # the 99 % quantile, by Wilson and Hilferty's approximation
             limit = freedom * (1 - 2 / (9 * freedom) + 2.3263 * math.sqrt(2 / (9 * freedom))) ** 3
             statistic = ((counts - expected) ** 2 / expected).sum().item()
-            metrics[f"{column}_chi_square_{at}"] = Measurement(
+            metrics[f"{column}_chi_square{at}"] = Measurement(
                 statistic,
                 math.sqrt(2 * freedom + 4 * max(0.0, statistic - freedom)),  # of the noncentral distribution
                 1,
@@ -73,3 +79,9 @@ def shapes(model: Any, described: Description, *, full: bool, say: Say) -> Metri
                 f"fair draws; {how}",
             )
     return metrics
+
+
+def _sets(model: Any) -> Sets:
+    if "sampler" not in inspect.signature(model.sample).parameters:
+        return (("", {}, "as the model samples by default"),)
+    return GUIDED if model.labels else SAMPLED

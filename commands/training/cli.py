@@ -23,24 +23,27 @@ from commands.training.help import summary
 from commands.training.provided import check_agreement, provided, provided_names
 from commands.training.quiet import quieten
 from commands.training.runs import (
+    BEST,
     INTERRUPTED,
     LAST,
-    check_weights,
+    changed_options,
+    check_model,
     latest_checkpoint,
     read_checkpoint,
     resume_command,
 )
 from lightning_modules.trainer.checkpoint_io import WholeFileIO
-from zoo.errors import UserError
+from lightning_modules.trainer.record import steps_done
+from zoo.errors import UserError, one_line
 
 ALLOWED_IMPORTS = ["lightning_modules", "datamodules", "lightning", "torch.optim"]
-NEEDED = {  # what a verb calls of the model and of its data
+NEEDED = {  # the methods that a verb calls: of the model, of its data
     "fit": ("training_step", "train_dataloader"),
     "validate": ("validation_step", "val_dataloader"),
     "test": ("test_step", "test_dataloader"),
     "predict": ("predict_step", "predict_dataloader"),
 }
-# options of the Trainer that it would meet with a division by zero, or by doing nothing
+# options of the Trainer whose zero or negative value divides by zero, or trains nothing
 POSITIVE = (
     "limit_train_batches",
     "max_epochs",
@@ -79,9 +82,9 @@ def run(verb: str, arguments: list[str]) -> int:
 
 
 class CommandLine(LightningCLI):
-    """LightningCLI with sizes taken from the data, one folder a run, and callbacks that every run has."""
+    """LightningCLI that fills in model options from the data, and gives each run a folder and callbacks."""
 
-    _wrong_size = ""  # what is to be said of a size that the model and its data do not share
+    _wrong_size = ""  # the message about an option on which model and data disagree
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--wandb", type=bool, default=False, help="Also log to Weights & Biases.")
@@ -101,6 +104,13 @@ class CommandLine(LightningCLI):
             default=None,
             help="A module of yours to import, which registers environments.",
         )
+        parser.add_argument(
+            "--early_stopping",
+            type=bool,
+            default=True,
+            help="Whether a density of your own table (Points) keeps its best checkpoint and stops when the validation "
+            "loss no longer improves.",
+        )
         for name in provided_names():
             parser.link_arguments(
                 "data",
@@ -117,8 +127,8 @@ class CommandLine(LightningCLI):
         return value
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        verb, words = sys.argv[1], sys.argv[2:]
-        if not any(word.startswith(("--config", "--model", "-h", "--help")) for word in words):
+        verb, *words = sys.argv[1:] if args is None else args
+        if not any(word.startswith(("--config", "--model", "-h")) or word.endswith("help") for word in words):
             raise UserError(f"{verb} needs a config: --config with a file or one of {', '.join(config_names())}")
         try:
             super().parse_arguments(parser, args)
@@ -142,6 +152,8 @@ class CommandLine(LightningCLI):
             endless = name in ("max_epochs", "max_steps") and value == -1
             if isinstance(value, int | float) and value <= 0 and not endless:
                 raise UserError(f"trainer.{name} must be positive, got {value}")
+        if any(word in str(config.trainer.strategy) for word in ("spawn", "fork", "notebook")):
+            raise UserError(f"trainer.strategy {config.trainer.strategy!r} cannot start this command line: use ddp")
         if config.save_every_n_epochs < 1:
             raise UserError(f"save_every_n_epochs must be at least 1, got {config.save_every_n_epochs}")
         root = Path(config.trainer.default_root_dir)
@@ -180,9 +192,11 @@ class CommandLine(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, WholeFileIO()]
         if hasattr(self.model, "env_steps") and isinstance(config["val_check_interval"], int):
-            # counted over the run, so that one shorter than the interval is no mistake: it is judged at its end
+            # counted over the whole run: a run shorter than the interval is validated at its end
             kwargs["check_val_every_n_epoch"] = options.trainer.check_val_every_n_epoch = None
-        self.trainer_defaults["callbacks"] = parts.callbacks(str(self.subcommand), self.model, root, options)
+        self.trainer_defaults["callbacks"] = parts.callbacks(
+            str(self.subcommand), self.model, self.datamodule, root, options
+        )
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -193,38 +207,64 @@ class CommandLine(LightningCLI):
                     f"{type(part).__name__} has no {needed}, which {self.subcommand!r} needs: name another class"
                 )
         if self._resumed is not None:
-            check_weights(self.model, self._resumed["state_dict"], Path(self._get_option("ckpt_path")))
-            self._resumed = None
+            check_model(self.model, self._resumed, Path(self._get_option("ckpt_path")))
 
     def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
-        """Trains, and says at the end where the run is or how to go on with it."""
+        """Trains, and prints at the end where the run is or how to resume it."""
+        root = Path(self.trainer.default_root_dir)
+        writes = not self.config[self.subcommand].trainer.fast_dev_run
+        resumed, self._resumed = self._resumed or {}, None
+        before = int(resumed.get("env_steps", resumed.get("global_step", 0)))
+        changed = changed_options(resumed, model.hparams, self.datamodule.hparams)
+        del resumed  # its weights are no longer needed
         if self.trainer.is_global_zero:
             size = sum(parameter.numel() for parameter in model.parameters())
-            data = type(self.datamodule).__name__
-            print(
-                f"{type(model).__name__} with {size:,} parameters on {data}, precision {self.trainer.precision}, "
-                f"in {self.trainer.default_root_dir}",
-                file=sys.stderr,
-            )
-        root = Path(self.trainer.default_root_dir)
+            begin = f"{type(model).__name__} with {size:,} parameters on {type(self.datamodule).__name__}"
+            where = f"in {root}" if writes else "for a trial that writes nothing"
+            print(f"{begin}, precision {self.trainer.precision}, {where}", file=sys.stderr)
+        if changed and self.trainer.is_global_zero:
+            print(f"resuming with {', '.join(changed)}", file=sys.stderr)
         try:
             self.trainer.fit(model, **kwargs)
         except SystemExit:  # Lightning's last word after Ctrl-C
             if not self.trainer.interrupted:
                 raise
-        except OSError as error:
-            raise UserError(f"the run in {root} cannot go on: {error}") from None
-        if not self.trainer.is_global_zero:
-            return
+        except (UserError, MisconfigurationException, OSError, RuntimeError) as error:
+            raise _as_user_error(error, root) from None
+        if self.trainer.is_global_zero:
+            self._conclude(model, root, before, writes)
+
+    def _conclude(self, model: L.LightningModule, root: Path, before: int, writes: bool) -> None:
+        """Prints how a run ended; a run that trained nothing is an error."""
+        saved = latest_checkpoint(root)
         if self.trainer.interrupted:
-            saved = latest_checkpoint(root)
-            print(
-                f"interrupted; to go on: {resume_command(saved)}" if saved else "interrupted; nothing saved yet",
-                file=sys.stderr,
+            end = f"interrupted; to resume: {resume_command(saved)}" if saved else "interrupted; nothing saved yet"
+        elif steps_done(self.trainer, model) == before:
+            longer = (
+                "data.total_env_steps" if hasattr(model, "env_steps") else "trainer.max_epochs or trainer.max_steps"
             )
-        else:
+            raise UserError(f"nothing was trained: the run has already reached its end, step {before}; raise {longer}")
+        elif writes:
             (root / INTERRUPTED).unlink(missing_ok=True)
-            print(f"finished; the run is in {root}", file=sys.stderr)
+            best = f"; best validation loss: {root / BEST}, the one to export" if (root / BEST).is_file() else ""
+            end = f"finished; the run is in {root}{best}"
+        else:
+            end = "finished a trial; nothing was written"
+        print(end, file=sys.stderr)
 
     def _get_option(self, name: str) -> Any:
         return self.config[self.config.subcommand].get(name)
+
+
+def _as_user_error(error: Exception, root: Path) -> Exception:
+    """The error that ended a fit, as a UserError if the user can fix it."""
+    saved, text = latest_checkpoint(root), one_line(str(error))
+    if isinstance(error, UserError):
+        text = str(error)
+        text = f"{text}; the last good checkpoint is {saved}" if saved and "diverged" in text else text
+        return UserError(text)
+    if isinstance(error, OSError):
+        return UserError(f"the run in {root} cannot go on: {text}")
+    if isinstance(error, MisconfigurationException) or "conditioned on metric" in text:  # a monitor that is not logged
+        return UserError(complaint(text))
+    return error

@@ -1,4 +1,4 @@
-"""What jsonargparse and Lightning say of a wrong option, in one line that names it."""
+"""Errors of jsonargparse and Lightning about an option, shortened to one line that names it."""
 
 import difflib
 import inspect
@@ -11,10 +11,10 @@ from zoo.errors import one_line
 
 
 def complaint(text: str, options: Sequence[str] = ()) -> str:
-    """What jsonargparse has to say, without its account of every type that it tried.
+    """The message of jsonargparse without its list of every type that it tried.
 
     Args:
-        options: every option that the verb knows, for the ones that it does not.
+        options: every option of the verb, to suggest one for a misspelt option.
     """
     text = one_line(text)
     if stray := re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", text):

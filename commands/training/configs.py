@@ -1,4 +1,4 @@
-"""The words of a command line before LightningCLI reads them: configs by name, what is added to a config."""
+"""Rewrites a command line before LightningCLI parses it: configs by name, callbacks that are added."""
 
 import difflib
 import os
@@ -12,7 +12,7 @@ from zoo.errors import UserError, one_line
 
 
 def arrange(arguments: list[str]) -> list[str]:
-    """The same command line with configs first, by their files, and with callbacks that add to those of the configs.
+    """The command line with configs first, as files, and with callbacks that are added to those of the configs.
 
     LightningCLI reads from left to right: an option of a model would mean nothing before the config that names the
     model, and `--trainer.callbacks NAME` would replace the callbacks of the config, averaged weights among them.

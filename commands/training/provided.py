@@ -1,4 +1,4 @@
-"""What a model takes from its data: each DataModule says in `provides` which options of a model it fills in."""
+"""Model options that the data fill in: each DataModule lists their names in `provides`."""
 
 import inspect
 from typing import Any
@@ -17,10 +17,10 @@ def provided_names() -> list[str]:
 
 
 def provided(data: L.LightningDataModule, name: str, model: str, given: Any) -> tuple[Any, str]:
-    """What a model is built with for an option, and what is wrong with it, "" if nothing.
+    """The value of a model option, and the error message if model and data disagree, "" if they agree.
 
     Args:
-        data: that may provide the option. name: of the option. model: the class path of the model.
+        data: may provide the option. name: of the option. model: class path of the model.
         given: the option's value in the config.
     """
     offered = getattr(data, name, None) if name in getattr(data, "provides", ()) else None

@@ -1,6 +1,7 @@
-"""Run folders: their checkpoints, their logs, where they came from, how to go on with them. Needs no Lightning."""
+"""Run folders: their checkpoints, their logs, and how to resume them."""
 
 import csv
+import inspect
 import os
 import pickle
 import shlex
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from checkpoints.table import builder
+from lightning_modules.trainer.construct import plain
 from zoo.errors import UserError, one_line
 
-INTERRUPTED, LAST = "interrupted.ckpt", "last.ckpt"
+INTERRUPTED, LAST, BEST = "interrupted.ckpt", "last.ckpt", "best.ckpt"
+PLAIN = (str, int, float, list, tuple, type(None))  # values that can be compared and printed
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A training checkpoint of this project: tensors and plain values only, nothing else is unpickled.
+    """Reads a training checkpoint of this project: tensors and plain values; nothing else is unpickled.
 
     Raises:
-        UserError: if the file is absent, truncated, holds other objects, or comes from elsewhere.
+        UserError: if the file is missing, truncated, holds other objects, or was written by other software.
     """
     if not path.is_file():
         raise UserError(f"the checkpoint {str(path)!r} does not exist")
@@ -30,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is refused: it is damaged, or holds objects other than tensors and plain values"
         ) from None
-    except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
+    except Exception as error:  # torch.load raises a dozen different exceptions for damaged files
         raise UserError(f"{path} is not a whole training checkpoint: {one_line(str(error))}") from None
     needed = ("model", "arguments", "state_dict", "origin", "global_step")
     if not isinstance(content, dict) or any(key not in content for key in needed):
@@ -44,18 +47,50 @@ def latest_checkpoint(root: Path) -> Path | None:
     return max(saved, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def check_weights(model: nn.Module, state: dict[str, Any], path: Path) -> None:
-    """Raises a UserError unless the weights of a checkpoint are those that a model has."""
-    given, own = ({name: tuple(weight.shape) for name, weight in part.items()} for part in (state, model.state_dict()))
-    if wrong := [name for name in given.keys() | own.keys() if given.get(name) != own.get(name)]:
+def check_model(module: Any, content: dict[str, Any], path: Path) -> None:
+    """Raises a UserError unless the model of a checkpoint has the architecture and the weights of a module's model."""
+    wrong = _difference(module, content)
+    if not wrong:
+        given, own = content["state_dict"], module.state_dict()
+        shapes = [{name: tuple(weight.shape) for name, weight in state.items()} for state in (given, own)]
+        names = [name for name in given.keys() | own.keys() if shapes[0].get(name) != shapes[1].get(name)]
+        wrong = f"weight {min(names)!r} is missing, extra or of another shape" if names else ""
+    if wrong:
         raise UserError(
-            f"the checkpoint {str(path)!r} is not of this model: weight {min(wrong)!r} is missing, extra or of another "
-            f"shape; use the config of its run, {path.parent / 'config.yaml'}"
+            f"the checkpoint {str(path)!r} is not of this model: {wrong}; use the config of its run, "
+            f"{path.parent / 'config.yaml'}"
         )
 
 
+def _difference(module: Any, content: dict[str, Any]) -> str:
+    """The first difference of architecture between a checkpoint and a module, "" if there is none."""
+    if not hasattr(module, "arguments"):
+        return ""
+    if content["model"] != module.model_name:
+        return f"it holds a model of class {content['model']!r}, this run one of {module.model_name!r}"
+    parameters = inspect.signature(builder(module.model_name)).parameters
+    defaults = {name: plain(parameter.default) for name, parameter in parameters.items()}
+    given, own = defaults | content["arguments"], defaults | module.arguments
+    for name in content["arguments"].keys() | module.arguments.keys():
+        if name in defaults and name != "dropout" and plain(given[name]) != own[name]:  # dropout holds no weights
+            return f"its {name} is {plain(given[name])!r}, that of this run {own[name]!r}"
+    return ""
+
+
+def changed_options(content: dict[str, Any], model: Any, data: Any) -> list[str]:
+    """Options that differ between a config and a checkpoint, as "model.learning_rate 0.001 (it was 0.003)"."""
+    changes = []
+    for part, key, now in (("model", "hyper_parameters", model), ("data", "datamodule_hyper_parameters", data)):
+        before = content.get(key) or {}
+        for name in before.keys() & now.keys():
+            pair = before[name], now[name]
+            if all(isinstance(value, PLAIN) for value in pair) and plain(pair[0]) != plain(pair[1]):
+                changes.append(f"{part}.{name} {pair[1]} (it was {pair[0]})")
+    return sorted(changes)
+
+
 def keep_rows(logger: Any, log: Path, steps: int) -> None:
-    """Hands the first `steps` steps of a log to the logger that goes on with it; Lightning would start an empty one."""
+    """Copies the first `steps` steps of a log into the logger of a resumed run; Lightning would start an empty one."""
     if not log.is_file():
         return
     with log.open(newline="") as file:
@@ -67,7 +102,7 @@ def keep_rows(logger: Any, log: Path, steps: int) -> None:
 
 
 def resume_command(path: Path) -> str:
-    """The command line of this run, to go on from the checkpoint at `path`."""
+    """The command line that resumes this run from the checkpoint at `path`."""
     words, skip = [], False
     for word in sys.argv[1:]:
         if skip or word.startswith("--ckpt_path"):

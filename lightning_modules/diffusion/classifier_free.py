@@ -1,4 +1,4 @@
-"""Classifier-free guidance: one network that knows the labels and how to do without."""
+"""Classifier-free guidance: one network that is both conditional and unconditional."""
 
 import lightning as L
 from torch import Tensor
@@ -11,17 +11,17 @@ from zoo.errors import UserError
 
 
 class ClassifierFree(L.LightningModule):
-    """`DDPM` of labelled images in which a share of the labels is replaced by the null label.
+    """`DDPM` on labelled images, with a share of the labels replaced by the null label.
 
-    One network so learns eps(x_t, t, c) and eps(x_t, t), and sampling mixes them, eps_u + s (eps_c - eps_u), in one
-    batched call. Validation and test tell the network every label; prediction draws all classes in turn by T guided
-    ancestral steps.
+    One network thus learns eps(x_t, t, c) and eps(x_t, t), and sampling mixes them, eps_u + s (eps_c - eps_u), in one
+    batched call. Validation and test keep every label. Prediction draws all classes in turn by T guided ancestral
+    steps.
 
     Args:
         image_shape: (C, H, W); filled in from the data.
         num_classes: of each label column; filled in from the data.
-        label_dropout: probability that an image loses all its labels; with several columns, also that a label is lost
-            by itself, so that a part of them can be asked for.
+        label_dropout: probability that an image loses all its labels; with several columns, also that each label is
+            lost on its own, so that samples can be conditioned on some columns only.
         guidance_scale: s in prediction; 1 is conditional, 0 unconditional.
         levels, channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, schedule,
             num_timesteps, parameterization, augmentation, augmentation_probability, min_snr_gamma, learning_rate,

@@ -1,4 +1,4 @@
-"""Classifier guidance: a classifier of noised images, which steers a denoiser that knows no classes."""
+"""Classifier guidance: a classifier of noised images, which guides a denoiser without labels."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ BANDS = 4  # of the times 1 ... T, in validation
 class ClassifierGuidance(L.LightningModule):
     """Minimises -log p(c | x_t, t) over t uniform in 1 ... T, x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps.
 
-    Its gradient by x_t moves the samples of a denoiser towards class c. Validation reports loss and accuracy at fixed
-    times and noise, and the accuracy in each quarter of 1 ... T: near 1 in the first, chance in the last. Prediction
-    turns latents into images of all classes in turn, drawn by `denoiser` under the guidance of this classifier.
+    The gradient with respect to x_t moves the samples of a denoiser towards class c. Validation reports loss and
+    accuracy at fixed times and noise, and the accuracy in each quarter of 1 ... T: near 1 in the first, chance in the
+    last. Prediction turns latents into images of all classes in turn, drawn by `denoiser`, guided by this classifier.
 
     Args:
         image_shape: (C, H, W); filled in from the data.
         num_classes: filled in from the data; one label column.
         channels, channel_multipliers, num_features, dropout: see `zoo.diffusion.noisy_classifier.NoisyClassifier`.
-        schedule, num_timesteps, sigma_range: of the noise; they must be those of `denoiser`.
+        schedule, num_timesteps, sigma_range: of the noise; the same as those of `denoiser`.
         augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
-        augmentation_probability: share of the training images that are moved.
-        denoiser: a MODEL, which prediction guides.
+        augmentation_probability: share of the training images that are augmented.
+        denoiser: a MODEL, which is guided in prediction.
         guidance_scale: s in prediction; 0 does not guide, 1 samples p(x | c) of a perfect pair.
         sampler, steps: of prediction.
         learning_rate, learning_rate_schedule, weight_decay, warmup_steps: see `lightning_modules.DDPM`.
@@ -85,7 +85,7 @@ class ClassifierGuidance(L.LightningModule):
         images = augmented(images, self.hparams)
         t = uniform_times(self.model.process, images)
         x_t = self.model.process.add_noise(images, torch.randn_like(images), t)
-        loss = F.cross_entropy(self.model(x_t, t).float(), labels)
+        loss = F.cross_entropy(self.model(x_t, t).float(), labels.long())
         log_rarely(self, "train/loss", loss)
         return loss
 
@@ -128,7 +128,7 @@ class ClassifierGuidance(L.LightningModule):
             t = t.clamp(max=process.num_timesteps).to(images.device)
             noise = torch.randn(images.shape, generator=generator).to(images.device)
             logits = self.model(process.add_noise(images, noise, t), t).float()
-            losses.append(F.cross_entropy(logits, labels))
+            losses.append(F.cross_entropy(logits, labels.long()))
             rights.append((logits.argmax(1) == labels).float().mean())
             self.log(f"{split}/accuracy_quarter_{band + 1}", rights[-1], **size)
         self.log(f"{split}/loss", torch.stack(losses).mean(), **size)

@@ -19,13 +19,13 @@ from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
 from zoo.nn.augment import random_affine
 
-LONG = 5_000  # steps; a shorter run may not earn back the minute that compiling takes (docs/benchmarks.md)
+LONG = 5_000  # steps; a shorter run may not make up for the minute that compiling takes (docs/benchmarks.md)
 
 Batch = Tensor | Sequence[Tensor]  # images, or images and labels
 
 
 def denoiser(module: L.LightningModule, **given: Any) -> ImageDiffusion:
-    """The model of a module's options and of `given`, compiled if the option `compile` says so.
+    """The model built from a module's options and `given`, with a compiled network if the option `compile` is true.
 
     Raises:
         UserError: naming an option of the optimizer, of the loss or of the model that has no meaning.
@@ -41,7 +41,7 @@ def denoiser(module: L.LightningModule, **given: Any) -> ImageDiffusion:
 
 
 def compile_if_long(module: L.LightningModule) -> None:
-    """An `on_fit_start` that compiles the network of a long run, unless the option `compile` says true or false."""
+    """As `on_fit_start`: compiles the network of a long run, unless the option `compile` is true or false."""
     if module.hparams["compile"] is not None:
         return
     found = shutil.which(os.environ.get("CXX", "c++")) if module.device.type == "cpu" else find_spec("triton")
@@ -53,7 +53,7 @@ def compile_if_long(module: L.LightningModule) -> None:
 
 
 def training_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> Tensor:
-    """Logs and returns the mean loss at random times, of augmented images, weighted by min-SNR: as the options say."""
+    """Logs and returns the mean loss of augmented images at random times, with min-SNR weights if there is a gamma."""
     images, labels = images_and_labels(module, batch)
     model: Any = module.model
     images = augmented(images, module.hparams)
@@ -68,7 +68,7 @@ def training_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> Te
 
 
 def validation_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
-    """Logs the mean loss at times spread over 1 ... T and noise that are the same in every validation."""
+    """Logs the mean loss at fixed noise and fixed times, spread over 1 ... T, so that its curve is smooth."""
     images, labels = images_and_labels(module, batch)
     model: Any = module.model
     generator = torch.Generator().manual_seed(batch_idx)

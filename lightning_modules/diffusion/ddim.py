@@ -1,4 +1,4 @@
-"""Denoising diffusion implicit models: fast, deterministic sampling from a trained diffusion model."""
+"""Denoising diffusion implicit models: fast, deterministic sampling from a trained denoiser."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class DDIM(L.LightningModule):
     Args:
         denoiser: a MODEL: a shipped name or a model folder.
         steps: network evaluations a sample, 1 ... T.
-        eta: 0 deterministic ... 1 as stochastic as DDPM.
+        eta: from 0, deterministic, to 1, as stochastic as DDPM.
         spacing: "trailing", "leading", "linspace", "quadratic" or "karras" sub-sequence.
         labels: classes to draw in turn, for a class-conditional denoiser: numbers, or one list of numbers each for a
             denoiser of several label columns. The null label of a column is its number of classes.

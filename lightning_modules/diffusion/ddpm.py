@@ -14,13 +14,13 @@ class DDPM(L.LightningModule):
 
     Validation reports the same loss at fixed times and noise, so that its curve is smooth. Testing reports the
     variational bound in bits per dimension. Prediction turns latents into images by T ancestral steps (few and
-    deterministic steps: `DDIM`). Average the weights with `lightning_modules.callbacks.EMA`.
+    deterministic steps: `DDIM`). `lightning_modules.callbacks.EMA` averages the weights.
 
     Args:
         image_shape: (C, H, W); filled in from the data.
         num_classes: filled in from the data; used if `class_conditional`.
         levels: grey levels of the data, filled in from it; only the bound of `test` needs them.
-        class_conditional: whether the network is told the label.
+        class_conditional: whether the network is conditioned on the label.
         channels: width of the first level of the U-Net.
         channel_multipliers: width of each level, as a multiple of `channels`.
         blocks_per_level: residual blocks a level on the way down.
@@ -31,12 +31,12 @@ class DDPM(L.LightningModule):
         num_timesteps: T.
         parameterization: what the network predicts: "v", "eps" or "x0".
         augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
-            It keeps a network from copying a small data set, and leaks a little into what it draws.
-        augmentation_probability: share of the training images that are moved.
-        min_snr_gamma: if given, weigh the loss by min(SNR, gamma) on x_0 instead of "simple".
+            It keeps a network from memorising a small data set, and leaks a little into its samples.
+        augmentation_probability: share of the training images that are augmented.
+        min_snr_gamma: if given, weights the loss by min(SNR, gamma) on x_0 instead of "simple".
         learning_rate: of AdamW, after the warm-up.
         weight_decay: of AdamW.
-        learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
+        learning_rate_schedule: "constant", or "cosine", which decays to 0 at the end of the run.
         warmup_steps: steps over which the learning rate rises from 0.
         pretrained: a MODEL (shipped name or folder) to start from; its architecture must be the one given here.
         compile: whether to run the network through `torch.compile`; by default in runs of 5,000 steps and more, if a

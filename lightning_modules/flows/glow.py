@@ -41,7 +41,7 @@ class Glow(L.LightningModule):
         Kingma and Dhariwal 2018, arXiv:1807.03039, table 1 and figure 2; 001_7af9247201bdf7d9.txt, section 4.
     """
 
-    paper = "Kingma & Dhariwal 2018, arXiv:1807.03039"
+    paper = "Kingma and Dhariwal 2018, arXiv:1807.03039"
     protocol = "likelihood"
 
     def __init__(

@@ -1,6 +1,8 @@
-"""What several algorithms do around their training: averaged weights, pictures, curves, records, Ctrl-C."""
+"""Callbacks for every algorithm: averaged weights, sample pictures, learning curves, predictions, saving on Ctrl-C."""
 
 import csv
+import inspect
+import math
 import signal
 import threading
 from collections import defaultdict
@@ -20,13 +22,14 @@ from lightning_modules.trainer.progress import save_run
 from lightning_modules.trainer.record import steps_done
 from zoo.errors import UserError
 from zoo.pictures import image_grid
+from zoo.protocols import Sampler
 
 
 class EMA(WeightAveraging):
     """average <- d average + (1 - d) weights after each optimizer step, d = min(decay, (1 + n) / (10 + n)) at step n.
 
-    Without the ramp a short run would publish mostly its initial weights. The checkpoint's `state_dict` is the average;
-    validation, the pictures drawn in it and the weights after `fit` are the average too.
+    Without the ramp, the average of a short run would consist mostly of its initial weights. The `state_dict` of a
+    checkpoint is the average; so are the weights in validation and after `fit`.
 
     Args:
         decay: d in the long run.
@@ -37,7 +40,7 @@ class EMA(WeightAveraging):
             raise UserError(f"EMA decay must be at least 0 and below 1, got {decay}")
 
         def update(average: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-            # `count` stays a tensor, so that a GPU is never waited for
+            # `count` stays a tensor: no synchronisation with a GPU
             step = torch.clamp((1 + count) / (10 + count), max=decay)
             change = torch._foreach_sub(weights, average)
             torch._foreach_mul_(change, 1 - step)
@@ -46,23 +49,25 @@ class EMA(WeightAveraging):
         super().__init__(use_buffers=False, multi_avg_fn=torch.no_grad()(update))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Outside `fit` there is nothing to average, and nothing that Lightning would have to warn of."""
+        """Does nothing outside `fit`, where there is nothing to average and Lightning would warn."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning swaps the weights back here, before later callbacks have drawn their pictures: wait for the end."""
+        """Waits for `on_validation_end`: Lightning would swap the weights back before other callbacks draw pictures."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_validation_epoch_end(trainer, pl_module)
 
 
 class SamplePictures(Callback):
-    """Draws the same latents after each validation in `fit`: `samples/step-<steps>.png` in the run folder, TensorBoard.
+    """Samples from the same latents after each validation of `fit`: `samples/step-<steps>.png`, and in TensorBoard.
+
+    Any model that draws images will do; classes come in turn.
 
     Args:
         num_samples: images a picture.
-        steps: DDIM steps; as many as the model has, if it has fewer.
+        steps: of a model that takes steps; as many as it was trained with, if these are fewer.
         every_n_validations: draw after each n-th validation only.
     """
 
@@ -70,18 +75,29 @@ class SamplePictures(Callback):
         self.num_samples, self.steps, self.every_n_validations = num_samples, steps, every_n_validations
         self._validations = 0
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        model = getattr(pl_module, "model", None)
+        if not isinstance(model, Sampler) or len(model.shape) != 3:
+            raise UserError(
+                f"the callback SamplePictures is for models that draw images, and {type(pl_module).__name__} here does "
+                "not: leave it out"
+            )
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._validations += 1
         if not trainer.is_global_zero or self._validations % self.every_n_validations:
             return
         model: Any = pl_module.model
-        classes = model.labels_in_turn(torch.arange(self.num_samples))
-        generator = torch.Generator().manual_seed(0)
-        steps = min(self.steps, model.process.num_timesteps)
-        images = model.sample(self.num_samples, steps=steps, labels=classes, generator=generator)
-        grid = image_grid(images)
+        options: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
+        if "steps" in inspect.signature(model.sample).parameters:
+            options["steps"] = min(self.steps, model.process.num_timesteps)
+        if model.labels:
+            index = torch.arange(self.num_samples) % math.prod(model.labels)
+            columns = torch.unravel_index(index, tuple(reversed(model.labels)))  # the last one fastest
+            options["labels"] = torch.stack(columns[::-1], dim=1)
+        grid = image_grid(model.sample(self.num_samples, **options))
         folder = Path(trainer.default_root_dir) / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / f"step-{trainer.global_step:07d}.png") as beside:
@@ -127,7 +143,7 @@ class LearningCurves(Callback):
         self._draw(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if steps_done(trainer, pl_module):  # a run that never began leaves no files
+        if steps_done(trainer, pl_module):  # a run that never started leaves no files
             self._draw(trainer)
 
     def _draw(self, trainer: L.Trainer) -> None:
@@ -144,6 +160,8 @@ class LearningCurves(Callback):
                 for name, value in row.items():
                     if value and name not in ("step", "epoch"):
                         curves[name].append((float(row["step"]), float(value)))
+        # a constant line shows nothing that the config does not say
+        curves = {name: points for name, points in curves.items() if len(points) < 3 or len({y for _, y in points}) > 1}
         if not curves:
             return
 
@@ -173,20 +191,20 @@ class LearningCurves(Callback):
 
 
 class SaveOnInterrupt(Callback):
-    """The first Ctrl-C saves the whole state after the running step and then stops; a second one stops at once.
+    """The first Ctrl-C or SIGTERM saves the whole state after the running step and then stops; a second stops at once.
 
     After the last step of an epoch its validation comes first: a resumed run would leave it out. With several processes
-    Ctrl-C stops at once: `last.ckpt` is what the run goes on from.
+    either stops at once: `last.ckpt` is what the run goes on from.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._asked = False
-        self._former: Any = None
+        self._former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
-            self._former = signal.signal(signal.SIGINT, self._ask)
+            self._former = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
@@ -195,10 +213,17 @@ class SaveOnInterrupt(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop_if_asked(trainer)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
-            self._former = None
+    # not in `teardown`, where Lightning has given its own handlers back already
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         if self._asked:

@@ -1,5 +1,6 @@
 """The one way in which gradients of policies are compiled."""
 
+import functools
 import shutil
 from collections.abc import Callable
 from types import FunctionType
@@ -7,14 +8,24 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 
 def should_compile(module: L.LightningModule, pays: bool) -> bool:
     """What the module's option `compile` says; where it says nothing, whether compiling pays and a compiler exists."""
     wanted: bool | None = module.hparams["compile"]
     if wanted is None:
-        return pays and (module.device.type == "cuda" or shutil.which("g++") is not None)
+        wanted = pays and (module.device.type == "cuda" or shutil.which("g++") is not None)
+    if wanted:
+        rank_zero_info(
+            "compiling the update: the first step takes about half a minute; --model.compile false avoids it"
+        )
     return wanted
+
+
+@functools.cache  # once, for several networks
+def _say_compiling() -> None:
+    rank_zero_info("compiling the updates takes about half a minute; --model.compile false avoids it")
 
 
 def compile_whole(function: Any, device: torch.device) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""How a LightningModule builds its model: from its own options, which the checkpoint records."""
+"""Builds the model of a LightningModule from its options, which the checkpoint records."""
 
 import inspect
 from typing import Any
@@ -22,7 +22,7 @@ def construct(module: L.LightningModule, name: str, **given: Any) -> Any:
         given: arguments of the model that are not options of the module, or take their place.
 
     Raises:
-        UserError: naming an option of the optimizer that cannot be meant, or a `pretrained` model that does not fit.
+        UserError: naming an invalid option of the optimizer, or a `pretrained` model that does not fit.
         ValueError: as the model's constructor.
     """
     # the command line's hyperparameters also hold what the data offered and this module has no parameter for

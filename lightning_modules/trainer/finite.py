@@ -22,8 +22,11 @@ class StopUnlessFinite(Callback):
         self._seen: dict[str, Any] = {}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        # what Lightning logged; where a module counts environment steps it logs by itself, once a long step
-        metrics = trainer.callback_metrics if hasattr(pl_module, "env_steps") else trainer.logged_metrics
+        # a module that counts environment steps logs by itself, numbers that it has read, once a long step
+        counts = hasattr(pl_module, "env_steps")
+        if not counts and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        metrics = trainer.callback_metrics if counts else trainer.logged_metrics
         fresh = {name: value for name, value in metrics.items() if value is not self._seen.get(name)}
         if fresh:
             self._seen |= fresh

@@ -1,4 +1,4 @@
-"""What the modules' `configure_optimizers` share."""
+"""AdamW with a schedule, and its settings when a run is resumed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ SCHEDULES = ("constant", "cosine")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Looks at a module's options of `adamw` when it is built, before a run has written anything.
+    """Checks a module's options of `adamw` when it is built, before a run has written anything.
 
     Raises:
-        UserError: naming the option that cannot be meant.
+        UserError: naming the invalid option.
     """
     if not options["learning_rate"] > 0:
         raise UserError(f"model.learning_rate must be positive, got {options['learning_rate']}")
@@ -76,7 +76,7 @@ def adamw(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
 
     decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's own options say
     learning_rate, weight_decay, warmup_steps and, unless it is constant, learning_rate_schedule; `check_options` has
-    looked at them.
+    checked them.
     """
     options = module.hparams
     cosine = options.get("learning_rate_schedule") == "cosine"

@@ -18,8 +18,8 @@ from zoo.rl.types import Episodes
 
 
 def start_clock(module: Any) -> None:
-    """From here on `log_training` measures environment steps a second."""
-    module.clock = time.perf_counter(), int(module.env_steps)
+    """At the start of a fit: its first training step, which may compile, is left out of the speed."""
+    module.clock = None
 
 
 def count_env_steps(module: Any, steps: Tensor) -> None:
@@ -32,10 +32,13 @@ def count_env_steps(module: Any, steps: Tensor) -> None:
 def log_training(
     module: Any, statistics: dict[str, float], returns: Sequence[float] = (), lengths: Sequence[float] = ()
 ) -> None:
-    """Logs a training step at the count of environment steps, with the episodes that ended in it and the speed."""
-    began, before = module.clock
-    speed = (int(module.env_steps) - before) / (time.perf_counter() - began)
-    metrics = {f"train/{name}": value for name, value in statistics.items()} | {"time/env_steps_per_s": speed}
+    """Logs a training step at the count of environment steps: its episodes, and the speed since the step before."""
+    metrics = {f"train/{name}": value for name, value in statistics.items()}
+    now, env_steps = time.perf_counter(), int(module.env_steps)
+    if module.clock is not None:
+        began, before = module.clock
+        metrics["time/env_steps_per_s"] = (env_steps - before) / (now - began)
+    module.clock = now, env_steps
     if len(returns):
         metrics |= {"rollout/return": sum(returns) / len(returns), "rollout/length": sum(lengths) / len(lengths)}
     for logger in module.trainer.loggers:
@@ -61,7 +64,7 @@ def _log_episodes(module: Any, batch: Episodes, split: str) -> None:
     }
     fitting = module.trainer.state.fn == "fit"
     # `validate` prints what loggers get
-    module.log_dict(numbers, logger=False if fitting else None, batch_size=1)
+    module.log_dict(numbers, logger=False if fitting else None, batch_size=1, sync_dist=True)
     for logger in module.trainer.loggers if fitting and not module.trainer.sanity_checking else ():
         logger.log_metrics(numbers, step=int(module.env_steps))
 

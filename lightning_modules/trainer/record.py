@@ -1,4 +1,4 @@
-"""What every checkpoint says of itself: how to rebuild the model, what trained it on what, and random states."""
+"""The record in every checkpoint: how to rebuild its model, what trained it on which data, and random states."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from checkpoints.origin import commit, versions
+from checkpoints.tasks import TASKS, task_of
 from lightning_modules.trainer.construct import plain
 from lightning_modules.trainer.finite import StopUnlessFinite
 from lightning_modules.trainer.optimizers import apply_settings, settings
@@ -22,7 +23,7 @@ def steps_done(trainer: L.Trainer, pl_module: L.LightningModule) -> int:
 
 
 class RunRecord(Callback):
-    """Puts into each checkpoint what an exported model and a resumed run need.
+    """Writes into each checkpoint what an exported model and a resumed run need.
 
     model, arguments: a key of `checkpoints.table.MODELS` and the arguments of its class, as `construct` set them.
     algorithm, paper, data, protocol, origin: see `checkpoints.catalogue.Description`.
@@ -34,17 +35,22 @@ class RunRecord(Callback):
         self._restored: dict[str, Tensor] | None = None
         self._made_by: dict[str, Any] = {}
         self._resumed = False
+        self._rate: float | None = None
         self._optimizers: list[list[dict[str, Any]]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         seed = os.environ.get("PL_GLOBAL_SEED")
+        self._rate = pl_module.hparams.get("learning_rate")
         self._made_by = {"seed": None if seed is None else int(seed), "commit": commit(), "versions": versions()}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if pl_module.hparams.get("learning_rate") != self._rate:  # a tuner has found another
+            trainer.strategy.setup_optimizers(trainer)
         self._optimizers = settings(trainer.optimizers)  # before Lightning restores those of a checkpoint
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._resumed and (changed := apply_settings(trainer, self._optimizers)):
+        changed = apply_settings(trainer, self._optimizers) if self._resumed else None
+        if changed and not hasattr(pl_module, "env_steps"):  # such a module sets its learning rate in each step
             rank_zero_info(
                 f"the learning rate continues at {changed[1]:.4g}; the checkpoint had {changed[0]:.4g}: "
                 "the config's learning rate, warm-up or length of run has changed"
@@ -66,8 +72,10 @@ class RunRecord(Callback):
         checkpoint["algorithm"] = type(module).__name__
         checkpoint["paper"] = getattr(module, "paper", "")
         checkpoint["data"] = {} if data is None else describe_data(data)
-        # what the data can be asked goes before what the algorithm is usually asked
-        checkpoint["protocol"] = getattr(data, "protocol", "") or getattr(module, "protocol", "")
+        # the protocol of the data takes precedence over that of the algorithm, where it serves the model's task
+        allowed = TASKS[task_of(module.model_name, module.arguments)].protocols
+        named = [getattr(owner, "protocol", "") for owner in (data, module)]
+        checkpoint["protocol"] = next((name for name in named if name in allowed), allowed[0])
         checkpoint["origin"] = self._made_by | {"steps": steps_done(trainer, pl_module)}
         if hasattr(module, "env_steps"):
             checkpoint["env_steps"] = int(module.env_steps)
@@ -81,7 +89,8 @@ class RunRecord(Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("random_states")
-        self._resumed = trainer.state.fn == "fit"
+        # a tuner restores its own checkpoint too, but after the optimizers are made
+        self._resumed = trainer.state.fn == "fit" and not trainer.optimizers
 
 
 def record(module: L.LightningModule) -> list[Callback]:
@@ -91,7 +100,8 @@ def record(module: L.LightningModule) -> list[Callback]:
 
 def describe_data(data: L.LightningDataModule) -> dict[str, Any]:
     """{"class", "arguments"} of a DataModule, and where it has them the "levels" of grey, "label_names", "columns"."""
-    arguments = {key: plain(value) for key, value in data.hparams.items() if _is_plain(value)}
+    # a name with an underscore is the command line's own
+    arguments = {key: plain(value) for key, value in data.hparams.items() if key[0] != "_" and _is_plain(value)}
     described: dict[str, Any] = {"class": type(data).__name__, "arguments": arguments}
     for name in ("levels", "label_names", "columns"):
         if getattr(data, name, None):

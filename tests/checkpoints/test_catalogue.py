@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 import checkpoints
-from checkpoints.catalogue import CONFIG, WEIGHTS, read_json, shipped
+from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS, describe, read_json, shipped
 from checkpoints.locate import find
+from checkpoints.tasks import TASKS
 from zoo.errors import UserError
 
 
@@ -70,6 +72,45 @@ def test_a_file_that_is_no_json_object_is_refused_by_name(tmp_path, content):
 def test_an_absent_file_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         read_json(tmp_path / "config.json")
+
+
+def as_of_old(folder):
+    """Makes the config.json of a copy of a shipped model what version 0.1 wrote."""
+    config = read_json(folder / CONFIG)
+    arguments = config.pop("data")["arguments"]
+    known = {"Digits": "digits", "Shapes": "shapes"}.get(read_json(folder / CONFIG)["data"]["class"])
+    config["origin"]["data"] = known or arguments.get("name") or arguments["environment"]
+    if "environment" in arguments:
+        config["origin"]["environment_arguments"] = arguments["environment_arguments"]
+    for key in ("algorithm", "paper", "protocol", "license"):
+        config.pop(key, None)
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_folder_of_version_0_1_has_the_same_meaning(name, copy):
+    folder = copy(shipped()[name])
+    now = describe(folder)
+    as_of_old(folder)
+    then = describe(folder)
+    assert (then.model, then.task, then.arguments) == (now.model, now.task, now.arguments)
+    assert (then.protocol or TASKS[then.task].protocols[0]) == now.protocol
+    same = ("levels",) if now.task != "policy" else ()
+    assert all(then.data.get(key) == now.data.get(key) for key in same)
+    for key in ("environment", "environment_arguments", "name"):
+        assert then.data["arguments"].get(key) == now.data["arguments"].get(key)
+
+
+@pytest.mark.parametrize("name", ["noisy-classifier-digits", "ppo-cartpole", "realnvp-moons"])
+def test_a_folder_of_version_0_1_loads_verifies_and_evaluates(name, copy, command):
+    """Its reference file names the inputs x, t, labels and actions."""
+    folder = copy(shipped()[name])
+    as_of_old(folder)
+    stored = load_file(folder / REFERENCE)
+    assert stored.keys() <= {"x", "t", "labels", "actions", "output"}
+    assert checkpoints.verify(str(folder)) <= 1e-4 + 1e-3 * stored["output"].abs().max()
+    if name == "ppo-cartpole":
+        assert command("evaluate", folder).status == 0
 
 
 def test_an_object_is_read(tmp_path):

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 import checkpoints
 from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS, describe
 from checkpoints.store import LARGEST
-from checkpoints.table import MODELS
 from tests.conftest import ORIGIN, Payload
 from zoo.errors import UserError
 
@@ -56,7 +55,7 @@ def edit(folder, **changes) -> None:
 # there and back
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_saved_and_loaded_is_bit_equal(name, tmp_path):
     torch.manual_seed(0)
     model = randomised(name)
@@ -71,25 +70,9 @@ def test_saved_and_loaded_is_bit_equal(name, tmp_path):
     assert loaded.state_dict().keys() == expected.keys()
     for key, weight in loaded.state_dict().items():
         torch.testing.assert_close(weight, expected[key], rtol=0, atol=0)
-    if name == "actor-critic":
-        x, actions = torch.randn(5, 3), torch.ones(5, 2)
-        torch.testing.assert_close(loaded(x, actions), model(x, actions), rtol=0, atol=0)
-        assert checkpoints.verify(str(folder)) == 0
-        return
-    if name == "actor":
-        x = torch.randn(5, 3)
-        torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
-        assert checkpoints.verify(str(folder)) == 0
-        return
-    x = torch.rand(5, 3, 8, 4)  # dequantised, to a flow
-    times = torch.arange(5) + 3
-    others = {
-        "image-diffusion": (times, torch.arange(5)),
-        "noisy-classifier": (times,),
-        "cnf": (torch.arange(5),),
-        "glow": (torch.arange(5),),
-    }.get(name, ())
-    torch.testing.assert_close(loaded(x, *others), model(x, *others), rtol=0, atol=0)
+    inputs = model.example(torch.Generator().manual_seed(1))
+    outputs = [built(**inputs) for built in (model.eval(), loaded)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0)
     assert checkpoints.verify(str(folder)) == 0
 
 
@@ -378,3 +361,43 @@ def test_another_class_or_architecture_is_told(tiny):
     assert "is of class 'image-diffusion', but this run trains 'image-classifier'" in told
     told = message_of(checkpoints.load_weights, target, str(tiny), "image-diffusion", arguments | {"channels": 6})
     assert "set model.channels to 4" in told
+
+
+# numbers that are not finite
+
+NAME = "image-classifier"
+
+
+def broken(value):
+    state = randomised(NAME).state_dict()
+    key = [*state][3]
+    state[key].view(-1)[-1] = value
+    return key, state
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path, value):
+    key, state = broken(value)
+    folder = tmp_path / "model"
+    message = message_of(checkpoints.save, folder, NAME, ARGUMENTS[NAME], state, ORIGIN)
+    assert f"weight {key!r} with entries that are not finite" in message
+    assert not folder.exists()
+    checkpoints.save(folder, NAME, ARGUMENTS[NAME], randomised(NAME).state_dict(), ORIGIN)
+    save_file(state, folder / WEIGHTS)
+    for refused in (checkpoints.load, checkpoints.verify):
+        assert str(folder / WEIGHTS) in message_of(refused, str(folder))
+    assert repr(key) in message_of(checkpoints.load_weights, randomised(NAME), str(folder), NAME, ARGUMENTS[NAME])
+
+
+def test_a_model_whose_output_overflows_is_not_saved(tmp_path):
+    model = randomised(NAME)
+    state = {key: torch.full_like(weight, 1e30) for key, weight in model.state_dict().items()}
+    message = message_of(checkpoints.save, tmp_path / "model", NAME, ARGUMENTS[NAME], state, ORIGIN)
+    assert "the output of the model for its example is not finite" in message
+
+
+def test_a_reference_that_is_not_finite_is_refused(tiny, copy):
+    folder = copy(tiny)
+    stored = load_file(folder / REFERENCE)
+    save_file(stored | {"output": stored["output"] * float("nan")}, folder / REFERENCE)
+    assert "is not a reference of this model: its output is not finite" in message_of(checkpoints.verify, str(folder))

@@ -42,6 +42,27 @@ def test_numbers_are_the_log_densities_of_the_rows(ending, plane, rows, tmp_path
     assert told["bits_per_dim"] is None
 
 
+def test_columns_are_matched_by_the_names_that_the_model_learned(plane, rows, copy, tmp_path, command, refused):
+    folder = copy(plane)
+    config = json.loads((folder / "config.json").read_text())
+    config["data"] = {"class": "Points", "arguments": {}, "columns": ["x", "y"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    x, y = rows[0].T.tolist()
+    expected = load(str(plane)).log_prob(rows[0]).double()
+    tables = {"right": ("x,y", x, y), "permuted": ("y,x", y, x), "unnamed": (None, x, y), "other": ("x,z", x, y)}
+    for name, (header, *columns) in tables.items():
+        lines = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(([header] if header else []) + lines))
+    output = tmp_path / "out.npy"
+    for name in ("right", "permuted", "unnamed"):
+        answer = command("density", folder, "--input", tmp_path / f"{name}.csv", "--output", output)
+        assert answer.status == 0, answer
+        torch.testing.assert_close(read(output), expected.detach(), rtol=0, atol=1e-5)
+        assert ("its columns are taken in the order x, y" in answer.err) == (name == "unnamed")
+    line = refused("density", folder, "--input", tmp_path / "other.csv", "--output", output)
+    assert "has no column 'y', which the model learned: its columns are x, z" in line
+
+
 def test_a_double_is_closer_to_the_truth(plane, rows, tmp_path, command):
     output = tmp_path / "density.npy"
     assert command("density", plane, "--input", rows[1], "--output", output, "--precision", "fp64").status == 0
@@ -110,6 +131,23 @@ def test_what_has_no_density_or_no_map_is_told(plane, pixels, rows, tmp_path, re
     assert "a density of 64 dimensions, and a map has 2" in refused("density", pixels)
     assert "--labels must not be given" in refused("density", plane, "--input", rows[1], *output, "--labels", 1)
     assert "must end in" in refused("density", plane, "--output", tmp_path / "d.txt")
+
+
+def test_a_diffusion_model_has_a_density_in_bits_too(tmp_path, command):
+    np.save(tmp_path / "images.npy", Digits().images("test")[:3].numpy())
+    options = ("--input", tmp_path / "images.npy", "--output", tmp_path / "d.npy", "--steps", 8, "--draws", 2, "--json")
+    first, again = (json.loads(command("density", "score-digits", *options).out) for _ in range(2))
+    assert first == again, "the seed decides the noise"
+    assert 1 < first["bits_per_dim"] < 4
+
+
+def test_a_table_of_samples_can_be_scored(plane, tmp_path, command):
+    points, scores = tmp_path / "points.csv", tmp_path / "scores.npy"
+    assert command("sample", plane, "--num-samples", 7, "--output", points).status == 0
+    assert command("density", plane, "--input", points, "--output", scores).status == 0
+    drawn = load(str(plane)).sample(7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(read(scores), load(str(plane)).log_prob(drawn).double())
 
 
 def test_images_off_the_grid_are_told(pixels, tmp_path, refused):

@@ -10,8 +10,9 @@ import torch
 
 import checkpoints
 from checkpoints.catalogue import CONFIG, REFERENCE, WEIGHTS, read_json
-from commands import runs, train
+from checkpoints.origin import commit
 from commands.main import main
+from commands.training.cli import CommandLine
 from tests.conftest import Payload
 
 SMALL = {
@@ -41,13 +42,13 @@ def trained(request, tmp_path_factory):
     """A real run through the command line, and its export."""
     root, modules = tmp_path_factory.mktemp("export"), []
     with pytest.MonkeyPatch.context() as patch:
-        fit = train.CommandLine.fit
+        fit = CommandLine.fit
 
         def keep(cli, model, **arguments):
             modules.append(model)
             return fit(cli, model, **arguments)
 
-        patch.setattr(train.CommandLine, "fit", keep)
+        patch.setattr(CommandLine, "fit", keep)
         patch.setattr(sys, "argv", ["lightning-zoo"])
         options = SMALL[request.param] | SHORT | {"--trainer.default_root_dir": root / "run"}
         words = [str(word) for pair in options.items() for word in pair]
@@ -91,9 +92,13 @@ def test_the_folder_is_complete(trained):
     origin = config["origin"]
     assert origin["seed"] == 0
     assert origin["steps"] == 8
-    assert origin["commit"].removesuffix("+") == runs.commit().removesuffix("+")
+    assert origin["commit"].removesuffix("+") == commit().removesuffix("+")
     assert origin["versions"] == config["versions"]
     assert config["arguments"] == trained.module.arguments
+    assert config["algorithm"] == type(trained.module).__name__
+    assert config["data"]["class"] == "Digits"
+    assert config["data"]["arguments"]["batch_size"] == 5
+    assert not any(name.startswith("_") for name in config["data"]["arguments"]), "the command line's own"
     run = (trained.checkpoint.parent / "config.yaml").read_text()
     assert (trained.exported / "train.yaml").read_text() == run
 
@@ -105,7 +110,7 @@ def test_the_resolved_config_is_a_config(command, trained):
 
 
 def test_every_verb_takes_the_folder(command, trained, tmp_path):
-    answer = command("evaluate", trained.exported, "--data", "digits")
+    answer = command("evaluate", trained.exported)
     assert "results.json does not exist" in answer.err  # it has no card yet
     answer = command("sample", trained.exported, "--steps", 2, "--num-samples", 2, "--output", tmp_path / "a.png")
     assert answer.status == (0 if trained.config == "ddpm-digits" else 2)

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-import commands.figure
+import commands.drawing.sweeps
 from tests.conftest import save_diffusion
 
 SMALL = {"image_shape": [1, 8, 8], "num_timesteps": 20, "channel_multipliers": [1], "attention_levels": []}
@@ -34,7 +34,9 @@ def size(path):
 def test_grids(command, request, tmp_path, kind, columns, rows, name):
     path = tmp_path / "figure.png"
     assert command("figure", kind, request.getfixturevalue(name), "--output", path).status == 0
-    assert size(path) == (columns * 65 + 1, rows * 65 + 1), "8x8 images, 8 screen pixels each, one pixel between"
+    width, height = size(path)
+    assert columns * 49 < width < columns * 49 + 120, "8x8 images, 6 screen pixels each, one pixel between, and names"
+    assert rows * 49 < height < rows * 49 + 100
 
 
 def test_inversion_says_how_far_off_it_is(command, plain, tmp_path):
@@ -45,11 +47,11 @@ def test_inversion_says_how_far_off_it_is(command, plain, tmp_path):
 
 
 def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands.figure, "STEPS", (2, 20, 1000))
+    monkeypatch.setattr(commands.drawing.sweeps, "STEPS", (2, 20, 1000))
     answer = command("figure", "steps", plain, "--output", tmp_path / "a.png", "--draws", 1, "--json")
     points = json.loads(answer.out)["points"]
     assert {(point["sampler"], point["steps"]) for point in points} == {
-        (sampler, steps) for sampler in commands.figure.LINES for steps in (2, 20)
+        (sampler, steps) for sampler in commands.drawing.sweeps.LINES for steps in (2, 20)
     }
     for point in points:
         assert point["network_evaluations"] == (
@@ -60,12 +62,12 @@ def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatc
 
 
 def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands.figure, "SWEPT", (0.0, 2.0))
+    monkeypatch.setattr(commands.drawing.sweeps, "SWEPT", (0.0, 2.0))
     monkeypatch.setattr("commands.measures.common.DRAWS", 2)
     options = ("--output", tmp_path / "a.png", "--draws", 1, "--json")
     answer = command("figure", "guidance", plain, *options)
     assert (answer.status, answer.out) == (2, "")
-    assert "knows no labels" in answer.err
+    assert "has no figure 'guidance'; it has steps, denoising, interpolation, inversion" in answer.err
     assert not (tmp_path / "a.png").exists()
     short = save_diffusion(tmp_path / "short", **SMALL | {"num_timesteps": 50}, num_classes=10, null_label=True)
     points = json.loads(command("figure", "guidance", short, *options).out)["points"]
@@ -75,7 +77,8 @@ def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, gui
 
 def test_mistakes(command, tmp_path):
     for arguments, message in (
-        (("steps", "classifier-digits"), "'classifier-digits' draws nothing: its class is ImageClassifier"),
+        (("steps", "classifier-digits"), "'classifier-digits' is a classifier: use evaluate"),
+        (("flow", "td3-pendulum"), "'td3-pendulum' is a policy: use rollout or evaluate"),
         (("steps", "ddpm-digits", "--output", "a.gif"), "must end in .png"),
         (("steps", "ddpm-digits", "--draws", "0"), "must be at least 1"),
         (("colours", "ddpm-digits"), "invalid choice: 'colours'"),
@@ -85,6 +88,6 @@ def test_mistakes(command, tmp_path):
         assert message in answer.err
         assert answer.err.count("\n") == 1
     needy = save_diffusion(tmp_path / "needy", **SMALL, num_classes=4)
-    assert "needs labels" in command("figure", "denoising", needy).err
+    assert command("figure", "denoising", needy, "--output", tmp_path / "a.png").status == 0
     other = save_diffusion(tmp_path / "other")
-    assert "this figure is for digits and shapes" in command("figure", "inversion", other).err
+    assert "has the shape" in command("figure", "inversion", other).err

@@ -3,18 +3,21 @@
 import json
 import math
 
-import commands.measures.flows
 import numpy as np
 import pytest
 import torch
-from commands.measures.flows import independent_pixels, integral
 from PIL import Image
 from safetensors.torch import load_file
 
+import commands.measures.common
+import commands.measures.likelihood
+import commands.measures.points
 import commands.sample
 from checkpoints import load
 from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS
-from commands.drawing.flows import around
+from commands.drawing.flows import around, in_batches
+from commands.measures.likelihood import independent_pixels
+from commands.measures.points import integral, scores
 from datamodules import Densities, Digits
 from tests.conftest import save_flow
 from zoo.synthetic.densities import ENTROPIES_NATS, log_density
@@ -99,11 +102,12 @@ def test_the_truth_measured_by_itself_is_the_floor():
         def log_likelihood(self, points, *, labels=None, generator=None):
             return log_density("8gaussians", points)
 
-    metrics = commands.measures.flows.measure_density(Truth(1, 1), data, lambda text: None)
+    truth = Truth(1, 1)
+    metrics = scores(truth, data, lambda text: None)
     assert metrics["nll_minus_floor_nats"].value == pytest.approx(0, abs=1e-6)
     nll = metrics["nll_nats"]
     assert abs(nll.value - data.entropy) < 4 * nll.spread / math.sqrt(nll.size)
-    assert metrics["integral"].value == pytest.approx(1, abs=1e-5)
+    assert integral(in_batches(truth), data.mean, data.std) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_integral_sees_a_density_that_is_not_one():
@@ -126,7 +130,7 @@ def test_independent_pixels_are_the_product_of_their_shares():
 
 def test_a_card_of_the_plane_shows_densities_samples_and_the_flow(plane, copy, command, monkeypatch):
     monkeypatch.setattr(Densities, "num_test", 300)
-    monkeypatch.setattr(commands.measures.flows, "GRID", 200)
+    monkeypatch.setattr(commands.measures.points, "GRID", 200)
     folder = copy(plane)
     assert command("evaluate", folder, "--update").status == 0
     results = json.loads((folder / RESULTS).read_text())
@@ -153,7 +157,7 @@ def test_a_card_of_the_plane_shows_densities_samples_and_the_flow(plane, copy, c
 
 def test_a_card_of_the_plane_states_all_training_seeds(plane, copy, command, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(Densities, "num_test", 300)
-    monkeypatch.setattr(commands.measures.flows, "GRID", 50)
+    monkeypatch.setattr(commands.measures.points, "GRID", 50)
     folder, others = copy(plane), []
     arguments = json.loads((folder / CONFIG).read_text())["arguments"]
     for seed in (3, 4, 5):
@@ -180,8 +184,8 @@ def test_a_card_of_the_plane_states_all_training_seeds(plane, copy, command, ref
 
 
 def test_a_card_of_images_has_both_estimates_and_the_baseline(pixels, copy, command, monkeypatch):
-    monkeypatch.setattr(commands.measures.flows, "DRAWS", 1)
-    monkeypatch.setattr("commands.measures.common.DRAWS", 2)
+    monkeypatch.setattr(commands.measures.likelihood, "DRAWS", 1)
+    monkeypatch.setattr("commands.measures.judge.DRAWS", 2)
     monkeypatch.setattr(Digits, "images", lambda self, split, images=Digits.images: images(self, split)[:60])
     monkeypatch.setattr(Digits, "labels", lambda self, split, labels=Digits.labels: labels(self, split)[:60])
     folder = copy(pixels)
@@ -191,18 +195,18 @@ def test_a_card_of_images_has_both_estimates_and_the_baseline(pixels, copy, comm
     assert estimate["value"] < bound["value"], "the estimate is the tighter bound"
     assert (bound["size"], bound["spread"] > 0) == (60, True)
     assert {"bits_per_dim_independent_pixels", "fid_ratio_temperature1"} <= metrics.keys()
-    assert "log_likelihood(images, draws=32)" in (folder / CARD).read_text()
+    assert "model.log_likelihood(images)" in (folder / CARD).read_text()
     assert (folder / ANIMATION).stat().st_size < 300_000
 
 
 def test_what_cannot_be_measured_is_told(plane, space, refused):
-    assert "is for points (3,), but those of moons are (2,)" in refused(
+    assert "is for data of shape (3,), but Densities has the shape (2,)" in refused(
         "evaluate", space, "--data", "moons", "--update"
     )
-    assert "is for points (2,), but those of digits are (1, 8, 8)" in refused(
+    assert "is for data of shape (2,), but Digits has the shape (1, 8, 8)" in refused(
         "evaluate", plane, "--data", "digits", "--update"
     )
-    assert "a likelihood is taken in fp32" in refused("evaluate", plane, "--update", "--precision", "bf16")
+    assert "others are measured in fp32" in refused("evaluate", plane, "--update", "--precision", "bf16")
 
 
 # showing ------------------------------------------------------------------------------------------------------------
@@ -220,10 +224,10 @@ def test_the_flow_figure_starts_at_noise_and_ends_at_samples(plane, tmp_path, co
 
 def test_figures_are_of_their_own_models(plane, space, tiny, tmp_path, refused):
     gif = ("--output", tmp_path / "a.gif")
-    assert "there is only the figure 'flow'" in refused("figure", "denoising", plane)
-    assert "there is any figure but 'flow'" in refused("figure", "flow", tiny, *gif)
-    assert "a density of 3 dimensions" in refused("figure", "flow", space, *gif)
-    assert "must end in .gif" in refused("figure", "flow", plane)
+    assert "has no figure 'denoising'; it has flow" in refused("figure", "denoising", plane)
+    assert "has no figure 'flow'; it has steps, " in refused("figure", "flow", tiny, *gif)
+    assert "has no figure 'flow'; it has none" in refused("figure", "flow", space, *gif)
+    assert "must end in .gif" in refused("figure", "flow", plane, "--output", tmp_path / "a.png")
 
 
 def test_a_box_is_square_and_holds_the_points():

@@ -14,9 +14,10 @@ def test_json_has_one_row_a_model(command):
     rows = {row["name"]: row for row in json.loads(answer.out)}
     assert [*rows] == [*checkpoints.shipped()]
     for name, folder in checkpoints.shipped().items():
-        assert rows[name].keys() == {"name", "algorithm", "data", "metrics", "bytes"}
-        assert rows[name]["algorithm"] == json.loads((folder / CONFIG).read_text())["model"]
-        assert rows[name]["data"] == json.loads((folder / CONFIG).read_text())["origin"]["data"]
+        config = json.loads((folder / CONFIG).read_text())
+        assert rows[name].keys() == {"name", "algorithm", "paper", "data", "metrics", "bytes"}
+        assert rows[name]["algorithm"] == config["algorithm"]
+        assert rows[name]["data"] in [config["data"]["class"], *config["data"]["arguments"].values()]
         assert rows[name]["bytes"] == (folder / WEIGHTS).stat().st_size
         metrics = json.loads((folder / RESULTS).read_text())["metrics"]
         assert rows[name]["metrics"] == {metric: entry["value"] for metric, entry in metrics.items()}
@@ -30,7 +31,7 @@ def test_the_table_shows_the_headline_metric(command):
     assert [line.split()[0] for line in lines[1:]] == [*checkpoints.shipped()]
     row = next(line for line in lines if line.startswith("classifier-digits"))
     metrics = json.loads((checkpoints.shipped()["classifier-digits"] / RESULTS).read_text())["metrics"]
-    assert f"test_accuracy {metrics['test_accuracy']['value']:.4g}" in row
+    assert f"test_accuracy {metrics['test_accuracy']['value']:.4g} ± 0.0032 " in row
     assert row.endswith("MB")
     starts = {re.match(r"\S+ +", line).end() for line in lines}
     assert len(starts) == 1, "columns stand below each other"
@@ -41,7 +42,7 @@ def test_a_model_without_results_is_listed_too(command, monkeypatch, copy, tiny)
 
     folder = copy(tiny)
     monkeypatch.setattr(commands.list, "shipped", lambda: {folder.name: folder})
-    assert command("list").out.splitlines()[1].split()[:4] == ["tiny-waves", "image-diffusion", "digits", "-"]
+    assert command("list").out.splitlines()[1].split()[:4] == ["tiny-waves", "image-diffusion", "Digits", "-"]
 
 
 def test_no_model_at_all_is_an_empty_list(command, monkeypatch):
@@ -59,3 +60,11 @@ def test_a_damaged_folder_is_told(refused, monkeypatch, copy, tiny):
     (folder / CONFIG).write_text("{")
     monkeypatch.setattr(commands.list, "shipped", lambda: {folder.name: folder})
     assert str(folder / CONFIG) in refused("list")
+
+
+def test_patterns_choose_models(command, refused):
+    rows = json.loads(command("list", "ppo-*", "nice-digits", "--json").out)
+    assert [row["name"] for row in rows] == [
+        name for name in checkpoints.shipped() if name.startswith("ppo-") or name == "nice-digits"
+    ]
+    assert "no shipped model is named like pp0-*" in refused("list", "pp0-*")

@@ -149,6 +149,16 @@ def test_sample_needs_little_more_than_torch(tiny, tmp_path, ending):
     assert modules & {"lightning", "torchvision", "torchmetrics", "matplotlib", "huggingface_hub", "sklearn"} == set()
 
 
+def test_evaluate_loads_what_the_model_needs_and_no_more():
+    """At most 25 of our files, so that a policy brings in no images and an environment no flows."""
+    modules = imported_by("evaluate", "ppo-cartpole")
+    ours = {name for name in modules if name.split(".")[0] in ("zoo", "checkpoints", "commands", "datamodules")}
+    files = {name for name in ours if (ROOT / f"{name.replace('.', '/')}.py").is_file()}
+    assert "zoo.rl.policies" in files
+    assert len(files) <= 25, sorted(files)
+    assert not [name for name in modules if name.startswith("lightning_modules")]
+
+
 def test_root_cli_is_the_same_door(tmp_path):
     answer = python(ROOT / "cli.py", "list", cwd=tmp_path)
     assert answer.returncode == 0
@@ -172,3 +182,30 @@ def test_a_closed_pipe_is_no_error(tmp_path, monkeypatch, unbuffered, arguments)
     answer = python("-c", code, *arguments, cwd=tmp_path)
     assert answer.returncode == 0
     assert answer.stderr == ""
+
+
+def test_sampling_loads_little_and_finds_the_model_once(tmp_path):
+    code = (
+        "import sys, checkpoints.locate as locate; found = []; find = locate.find\n"
+        "locate.find = lambda model: found.append(model) or find(model)\n"
+        "from commands.main import main; assert main(sys.argv[1:]) == 0\n"
+        "ours = ('zoo', 'commands', 'checkpoints', 'lightning_modules', 'datamodules', 'configs')\n"
+        "files = [m for n, m in sys.modules.items() if n.split('.')[0] in ours and m.__file__]\n"
+        "print('FILES', sum(not m.__file__.endswith('__init__.py') for m in files), len(found))"
+    )
+    options = ("--labels", 7, "--num-samples", 2, "--steps", 2, "--output", tmp_path / "a.png")
+    answer = python("-c", code, "sample", "cfg-digits", *options)
+    assert answer.returncode == 0, answer.stderr
+    files, found = map(int, answer.stdout.split("FILES ")[1].split())
+    assert files <= 25
+    assert found == 1
+
+
+def test_the_help_of_a_model_explains_its_own_options(command):
+    diffusion, flow = (command("sample", name, "--help").out for name in ("cfg-digits", "realnvp-moons"))
+    for option in ("--sampler", "--steps", "--eta", "--spacing", "--guidance-scale", "--classifier"):
+        assert option in diffusion
+        assert option not in flow
+    assert "--temperature" in flow
+    assert "(default: 50)" in diffusion
+    assert "--draws" in command("density", "nice-digits", "--help").out

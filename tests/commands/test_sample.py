@@ -99,7 +99,7 @@ def test_a_seed_decides_everything(draw, tiny):
     options = (*QUICK, "--sampler", "ddpm")
     first = draw(tiny, *options, "--seed", 4)
     np.testing.assert_array_equal(draw(tiny, *options, "--seed", 4), first)
-    assert not np.isclose(draw(tiny, *options, "--seed", 5), first).any(axis=(1, 2, 3)).all()
+    assert not np.isclose(draw(tiny, *options, "--seed", 5), first).all(axis=(1, 2, 3)).any()
     np.testing.assert_array_equal(draw(tiny, *options), draw(tiny, *options, "--seed", 0))
 
 
@@ -220,6 +220,10 @@ MISTAKES = {
     "eta nan": (["TINY", *QUICK, "--eta", "nan"], "--eta: must be finite, got nan"),
     "eta above 1": (["TINY", *QUICK, "--eta", 1.1], "eta must be between 0 and 1, got 1.1"),
     "eta is a word": (["TINY", "--eta", "some"], "--eta: must be a number, got 'some'"),
+    "eta for ddpm": (
+        ["TINY", *QUICK, "--sampler", "ddpm", "--eta", 0.5],
+        "--eta 0.5 has no meaning for sampler 'ddpm'",
+    ),
     "precision": (["TINY", "--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
     "sampler": (["TINY", "--sampler", "euler"], "argument --sampler: invalid choice: 'euler'"),
     "spacing": (["TINY", "--spacing", "even"], "argument --spacing: invalid choice: 'even'"),

@@ -151,6 +151,10 @@ MISTAKES = {
     "nothing to guide": (["TINY", *GUIDED], "--labels must not be given: .*; name a --classifier"),
     "no null label": (["CONDITIONAL", *GUIDED], "guid.*: this model has no null label, and there is no classifier"),
     "towards nothing": (["FREE", *QUICK, "--guidance-scale", 2], "--labels must be given: guidance is towards a class"),
+    "interval alone": (
+        ["FREE", *QUICK, "--labels", 1, "--guidance-interval", 1, 2],
+        "--guidance-interval has no meaning without a --guidance-scale other than 1",
+    ),
     "interval upside down": (["FREE", *GUIDED, "--guidance-interval", 2, 1], r"the lower first, got \(2.0, 1.0\)"),
     "half an interval": (["FREE", *GUIDED, "--guidance-interval", 2], "--guidance-interval: expected 2 arguments"),
     "rescale": (["FREE", *GUIDED, "--guidance-rescale", 1.5], "rescale must be between 0 and 1, got 1.5"),

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from datamodules import Densities, Points
-from datamodules.tables import check_rows, read_numbers
+from datamodules.tables import check_rows, in_order, read_numbers, read_table
 from zoo.errors import UserError
 from zoo.synthetic.densities import ENTROPIES_NATS
 
@@ -107,6 +107,58 @@ def test_own_points_are_split_into_disjoint_rows(name, tmp_path):
     assert not torch.equal(other.points("test"), data.points("test"))
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", ", "])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_tables_of_other_programs_are_read(delimiter, quote, tmp_path):
+    lines = [("a", "b c"), (1.5, -2), (1e3, 0.25)]
+    text = "\n".join(delimiter.join(f"{quote}{field}{quote}" for field in line) for line in lines)
+    rows, names = read_table(write(tmp_path, "a.csv", text), "--input")
+    assert (rows.tolist(), names) == ([[1.5, -2], [1000, 0.25]], ("a", "b c"))
+
+
+def test_columns_are_matched_by_name_or_else_by_position_with_a_note():
+    rows = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
+    assert torch.equal(in_order(rows, ("c", "a", "b"), ("a", "b", "c"), "x")[0], rows[:, [1, 2, 0]])
+    assert in_order(rows, ("c", "a", "b"), ("a", "b"), "x")[0].shape == (2, 2), "other columns are left out"
+    assert in_order(rows, ("a", "b", "c"), (), "x") == (rows, "")
+    same, note = in_order(rows, (), ("a", "b", "c"), "x")
+    assert same is rows
+    assert note == "x has no column names: its columns are taken in the order a, b, c"
+    with pytest.raises(UserError, match="x has no column 'd', which the model learned: its columns are a, b, c"):
+        in_order(rows, ("a", "b", "c"), ("d", "a", "b"), "x")
+
+
+def test_large_numbers_keep_their_digits(tmp_path):
+    """Unix seconds: a float32 is 128 of them wide."""
+    seconds = 1.7e9 + np.random.default_rng(0).normal(size=(200, 2)) * [10, 300]
+    data = Points(write(tmp_path, "a.npy", seconds))
+    assert data.points("train").dtype == torch.float64
+    assert data.std.numpy() == pytest.approx(np.std(seconds, 0), rel=0.1)
+    together = torch.cat([data.points(split) for split in SPLITS])
+    assert sorted(together[:, 0].tolist()) == sorted(seconds[:, 0])
+    assert Points(write(tmp_path, "b.npy", seconds - 1.7e9)).points("train").dtype == torch.float32
+
+
+def test_whole_numbers_and_repeated_rows_are_pointed_out(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    counts = np.stack([rng.integers(0, 5, 100), rng.normal(size=100), 0.5 * rng.integers(0, 3, 100)], 1)
+    text = "n,x,half\n" + "\n".join(",".join(map(str, row)) for row in counts)
+    path = write(tmp_path, "a.csv", text)
+    assert Points(path).columns == ("n", "x", "half")
+    Points(path).prepare_data()
+    assert "few different values in column n, half: its density grows without bound" in capsys.readouterr().err
+    spread = Points(path, dequantise=True)
+    spread.prepare_data()
+    assert capsys.readouterr().err == ""
+    plain, noisy = (torch.cat([data.points(split) for split in SPLITS]) for data in (Points(path), spread))
+    moved = (noisy - plain).abs().amax(0)
+    assert (moved[1], 0.4 < moved[0] <= 0.5, 0.2 < moved[2] <= 0.25) == (0, True, True)
+    again = Points(path, dequantise=True)
+    assert torch.equal(again.points("test"), spread.points("test"))
+    Points(write(tmp_path, "b.npy", np.concatenate([counts[:, 1:2]] * 2))).prepare_data()
+    assert "100 of 200 rows are repeated" in capsys.readouterr().err
+
+
 GOOD = np.random.default_rng(0).normal(size=(30, 3))
 
 
@@ -130,8 +182,11 @@ def spoilt(value, row=4, column=2):
         ("a.npy", GOOD.astype(str), "must hold real numbers, got <U"),
         ("a.npy", GOOD * 1j, "must hold real numbers, got complex128"),
         ("a.npy", np.array([None, {}]), "cannot be read as numbers: Object arrays"),
-        ("a.csv", "x,y\n1,2\n3,four\n", "cannot be read as numbers: could not convert string 'four'"),
+        ("a.csv", "x,y\n1,2\n3,four\n", "row 2 below the names, column 2 is 'four', which is no number$"),
         ("a.csv", "1,2\n3\n", "cannot be read as numbers: .*number of columns"),
+        ("a.csv", "1,2\n3,NA\n" * 20, r"row 2, column 2 is missing \('NA'\): leave such rows out"),
+        ("a.csv", "1,2\n3,\n" * 20, r"row 2, column 2 is missing \(''\): leave such rows out"),
+        ("a.csv", "a;b\n1,5;2\n", "row 1 below the names, column 1 is '1,5', .*; write decimals with a point"),
         ("a.csv", "1,2\n3,nan\n" * 20, "row 2, column 2 is nan"),
         ("a.csv", "x,y\n", "must hold at least one row of numbers"),
         ("a.csv", "", "must hold at least one row of numbers"),

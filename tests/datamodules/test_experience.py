@@ -7,7 +7,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
 import tests.environments
-from datamodules.experience import Experience
+from datamodules import Experience
 from datamodules.experience.collector import Collector, play
 from datamodules.experience.environments import make, make_vector, spaces_of
 from zoo.errors import UserError

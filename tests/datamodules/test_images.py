@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from sklearn.datasets import load_digits
 
-from datamodules import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder
-from tests.standins import write_cifar10, write_idx, write_pictures
+from datamodules import CIFAR10, MNIST, Digits, FashionMNIST
+from tests.standins import write_cifar10, write_idx
 from zoo.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -172,76 +171,6 @@ def test_a_failed_download_says_why(kind, module, tmp_path, monkeypatch):
     monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", fail)
     with pytest.raises(UserError, match=r"^data.download could not fetch \w+ into '.*': no route to host$"):
         kind(root=str(tmp_path), download=True).setup()
-
-
-# a folder of pictures -----------------------------------------------------------------------------------------------
-
-
-def test_a_folder_of_pictures_is_split_by_tenths_with_a_class_a_folder(tmp_path):
-    pixels = write_pictures(tmp_path, counts={"bees": 13, "ants": 11}, height=6, width=6)
-    data = ImageFolder(str(tmp_path), size=6)
-    assert (data.image_shape, data.num_classes, data.levels) == ((3, 6, 6), 2, 256)
-    # classes and files in the order of their names: ants 0 ... 10, then bees
-    files = np.concatenate([pixels["ants"], pixels["bees"]]).transpose(0, 3, 1, 2)
-    labels = [0] * 11 + [1] * 13
-    chosen = {"train": [i for i in range(24) if i % 10 < 8], "val": [8, 18], "test": [9, 19]}
-    for split, rows in chosen.items():
-        assert_holds(data, split, files[rows], [labels[row] for row in rows])
-
-
-def test_pictures_are_scaled_on_their_short_side_and_cropped_at_the_centre(tmp_path):
-    (tmp_path / "all").mkdir()
-    for i in range(10):
-        # 6 high, 14 wide: a white square of 6 in the middle of black
-        picture = np.zeros((6, 14, 3), dtype=np.uint8)
-        picture[:, 4:10] = 255
-        Image.fromarray(picture).save(tmp_path / "all" / f"{i}.png")
-    data = ImageFolder(str(tmp_path), size=3)
-    assert data.images("train").shape == (8, 3, 3, 3)
-    # the crop is the square, but for the blur of the scaling at its left and right edge
-    assert torch.equal(data.images("train")[..., 1], torch.ones(8, 3, 3))
-    assert data.images("train").min() > 0.5
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
-@pytest.mark.parametrize("grayscale", [False, True])
-def test_pictures_of_every_mode_are_read_as_colours_or_grey(mode, grayscale, tmp_path):
-    (tmp_path / "all").mkdir()
-    red = Image.new("RGB", (5, 5), (204, 0, 0)).convert(mode)  # a colour of the palette
-    for i in range(10):
-        red.save(tmp_path / "all" / f"{i}.png")
-    data = ImageFolder(str(tmp_path), size=5, grayscale=grayscale)
-    data.setup()
-    grey = 0.299 * 204  # the luma of ITU-R 601
-    expected = [grey] if grayscale else [grey] * 3 if mode == "L" else [204, 0, 0]
-    assert data.images("train").shape == (8, len(expected), 5, 5) == (8, *data.image_shape)
-    colour = (data.images("train") + 1).mean(dim=(0, 2, 3)) * 127.5
-    assert torch.allclose(colour, torch.tensor(expected).float(), atol=1.0)
-
-
-def test_nine_pictures_are_too_few(tmp_path):
-    write_pictures(tmp_path, counts={"a": 4, "b": 5}, height=3, width=4)
-    with pytest.raises(UserError, match=r"^data.root .* must hold at least 10 pictures, got 9$"):
-        ImageFolder(str(tmp_path), size=3).setup()
-
-
-def test_a_missing_or_empty_folder_is_told_when_it_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"data.root '.*nowhere' is not a folder: it must hold one folder of pictures"):
-        ImageFolder(str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"data.root .* holds no folder"):
-        ImageFolder(str(tmp_path))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"data.root .* cannot be read: [^\n]*empty"):
-        ImageFolder(str(tmp_path)).setup()
-    with pytest.raises(UserError, match=r"data.size must be at least 1, got 0"):
-        ImageFolder(str(tmp_path), size=0)
-
-
-def test_a_damaged_picture_is_named(tmp_path):
-    write_pictures(tmp_path, counts={"a": 12}, height=4, width=5)
-    (tmp_path / "a" / "03.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"data.root .* cannot be read: [^\n]*03.png"):
-        ImageFolder(str(tmp_path), size=4).setup()
 
 
 def test_torchvision_is_told_the_folders_that_the_messages_name():

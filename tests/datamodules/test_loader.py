@@ -98,10 +98,36 @@ def test_a_resumed_loader_goes_on_with_the_stream_and_the_epoch(drawn):
 def test_state_counts_what_was_handed_out():
     source = loader(batches_per_epoch=4)
     batches = iter(source)
-    assert source.state_dict() == {"drawn": 0}
+    assert source.state_dict() == {"drawn": 0, "in_epoch": 0, "rows": 5}
     next(batches)
     next(batches)
-    assert source.state_dict() == {"drawn": 2}
+    assert source.state_dict() == {"drawn": 2, "in_epoch": 2, "rows": 5}
+
+
+@pytest.mark.parametrize(("size", "length"), [(2, 7), (10, 7), (5, 4)])
+def test_another_batch_size_neither_cuts_an_epoch_nor_repeats_rows(size, length):
+    begun = loader(batches_per_epoch=4)
+    stream(begun, 8)
+    resumed = loader(size, batches_per_epoch=length)
+    resumed.load_state_dict(begun.state_dict())
+    assert len([*resumed]) == length, "a whole epoch"
+    resumed.load_state_dict(begun.state_dict())
+    rows = itertools.chain.from_iterable(stream(resumed, 10))
+    everything = itertools.chain.from_iterable(stream(loader(1), 200))
+    assert [*itertools.islice(everything, 40, 40 + 10 * size)] == [*rows]
+
+
+def test_a_state_of_before_counts_batches_alone():
+    resumed = loader(batches_per_epoch=7)
+    resumed.load_state_dict({"drawn": 9})
+    assert [rows_of(batch) for batch in resumed] == stream(loader(), 14)[9:]
+
+
+def test_an_epoch_that_was_cut_short_does_not_shorten_the_next():
+    source = loader(batches_per_epoch=5)
+    for _ in range(4):
+        assert len([*itertools.islice(source, 3)]) == 3
+    assert len([*source]) == 5
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -1,4 +1,4 @@
-"""Derivatives in the middle of sampling, where gradients are switched off in more ways than one."""
+"""Derivatives inside sampling, under `torch.no_grad` and `torch.inference_mode` alike."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,13 +14,13 @@ def vector_jacobian(
 ) -> tuple[Tensor, list[Tensor]]:
     """function(x) and v^T d function / d x for each v; works under `torch.no_grad` and `torch.inference_mode`.
 
-    Lightning predicts and validates in inference mode, where `torch.enable_grad` alone does nothing. The network's
-    arithmetic is float32 (float64 if x is), whatever the autocast type: gradients of half precision underflow.
+    Lightning predicts and validates in inference mode, which `torch.enable_grad` does not undo. The network computes in
+    float32 (float64 if x is), whatever the autocast type: gradients in half precision underflow.
 
     Args:
         function: (B, ...) -> any shape. It may hold weights that were made in inference mode.
         x: where to differentiate, (B, ...).
-        cotangents: each v of the shape of function(x); they may be made lazily.
+        cotangents: each v, of the shape of function(x); may be a generator.
 
     Returns:
         function(x), detached, and one tensor of the shape of x for each v.
@@ -46,7 +46,7 @@ def _vector_jacobian(
 
 
 def _product(value: Tensor, leaf: Tensor, cotangent: Tensor) -> Tensor:
-    if not value.requires_grad:  # a function that does not look at x
+    if not value.requires_grad:  # a function that does not depend on x
         return torch.zeros_like(leaf)
     (product,) = torch.autograd.grad(value, leaf, cotangent, retain_graph=True, allow_unused=True)
     return torch.zeros_like(leaf) if product is None else product

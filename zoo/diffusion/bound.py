@@ -31,10 +31,10 @@ def variational_bound(
 ) -> Bound:
     """KL(q(x_T | x_0) | N(0, I)) + sum_{t = 2..T} KL(q(x_{t-1} | x_t, x_0) | p(x_{t-1} | x_t)) - log p(x_0 | x_1).
 
-    All T terms are added, each with one draw of x_t, so the result is an unbiased estimate of the bound.
+    Sums all T terms with one draw of x_t each: an unbiased estimate of the bound.
 
     Args:
-        denoise: estimate of x_0; clip it to the data's range as the sampler does, and say so beside the number.
+        denoise: estimate of x_0; clipped to the data's range, as samplers clip it, it gives a smaller bound.
         x0: data (B, ...) on the grid 2 k / (levels - 1) - 1, k = 0 ... levels - 1.
         levels: number of grey levels.
         variance: "small" or "large", the variance of p, as in `samplers.ancestral`.

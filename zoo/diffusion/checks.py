@@ -1,7 +1,6 @@
 """What a user can get wrong when sampling an image model: one line each, which names the parameter and the fix."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,9 +41,9 @@ def check_conditions(
     process: NoiseProcess,
     n: int,
 ) -> None:
-    """Labels, or labels and a classifier, that a model of such `counts` of classes, images and noise can be asked for.
+    """Labels, or a classifier and labels, that fit a model with `counts` of classes, such images and such noise.
 
-    With a null label a model can do without labels.
+    A model with a null label needs no labels.
     """
     null_label = null_labels is not None
     if classifier is not None:
@@ -69,7 +68,7 @@ def check_guidance(
     rescale: float,
     n: int,
 ) -> None:
-    """A finite scale, one number or (n,), and what guidance needs: something that guides, and labels to guide to."""
+    """A finite scale, one number or (n,); a null label or a classifier for it to act on; and labels."""
     scales = torch.as_tensor(scale)
     if scales.ndim and scales.shape != (n,):
         raise UserError(f"guidance_scale must be one number, or {n}, got the shape {tuple(scales.shape)}")
@@ -82,22 +81,22 @@ def check_guidance(
         raise UserError(f"guidance_rescale must be between 0 and 1, got {rescale!r}")
     guided = bool((scales != 1).any())
     free = {"guidance_interval": interval is not None, "guidance_rescale": rescale > 0}
-    only_free = [name for name, given in free.items() if given]
+    only_free = [name for name, is_given in free.items() if is_given]
     if only_free and classifier is not None:
         raise UserError(f"{only_free[0]} must not be given with a classifier: it belongs to classifier-free guidance")
-    asked = ["guidance_scale"] * guided + only_free
-    if asked and null_labels is None and classifier is None:
-        raise UserError(f"{asked[0]} has nothing to guide: this model has no null label, and there is no classifier")
-    if asked and labels is None:
+    given = ["guidance_scale"] * guided + only_free
+    if given and null_labels is None and classifier is None:
+        raise UserError(f"{given[0]} has nothing to guide: this model has no null label, and there is no classifier")
+    if given and labels is None:
         raise UserError("labels must be given: guidance is towards a class")
     if only_free and not guided:
         raise UserError(f"{only_free[0]} has no meaning without a guidance_scale other than 1")
 
 
 def check_classifier(
-    classifier: Any, image_shape: tuple[int, int, int], process: NoiseProcess, labels: Tensor | None, n: int
+    classifier: Classifier, image_shape: tuple[int, int, int], process: NoiseProcess, labels: Tensor | None, n: int
 ) -> None:
-    """A classifier of such images, noised by such a process, and labels for it; what it does not say is not checked."""
+    """A classifier of such images on the noise of such a process, and labels for it; missing attributes pass."""
     shape = tuple(getattr(classifier, "image_shape", image_shape))
     if shape != tuple(image_shape):
         raise UserError(f"classifier must read images of shape {tuple(image_shape)}, got one for {shape}")
@@ -106,7 +105,8 @@ def check_classifier(
         raise UserError("classifier must be trained on the noise of this model: another schedule or number of steps")
     if labels is None:
         raise UserError("labels must be given: a classifier guides towards a class")
-    if hasattr(classifier, "labels"):
-        check_labels(labels, classifier.labels, n)
+    counts: tuple[int, ...] | None = getattr(classifier, "labels", None)
+    if counts is not None:
+        check_labels(labels, counts, n)
     elif labels.shape != (n,):
         raise UserError(f"labels must be {n} numbers, one a sample, got the shape {tuple(labels.shape)}")

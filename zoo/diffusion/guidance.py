@@ -3,7 +3,7 @@
 One convention for the scale s, everywhere: eps_u + s (eps_c - eps_u). s = 1 is conditional, s = 0 unconditional. The w
 of the classifier-free paper, and of 000_507b39bbaa34acda.txt, eq. 74, is s - 1; the w of its eq. 73 is s. Since
 x_0 = (x_t - sigma eps) / a is linear in eps, mixing estimates of x_0 is the same as mixing eps, as long as neither has
-been clipped: hand unclipped denoisers in, and wrap what comes out in `clipped`.
+been clipped: pass unclipped denoisers, and wrap the result in `clipped`.
 
 A scale above 1 does not sample the data's law times p(c | x)^s: noising and tilting do not commute (docs/diffusion.md).
 """
@@ -14,7 +14,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.diffusion.autograd import vector_jacobian
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser
 
@@ -35,8 +34,8 @@ def classifier_free(
 ) -> Denoiser:
     """x_0 = x_u + s (x_c - x_u), x_c = denoise(x_t, t, labels), x_u = denoise(x_t, t, null_labels).
 
-    Both come from one call of twice the batch; from one call of the plain batch where each sample needs but one of
-    them: all scales 0 or 1, or t outside the interval.
+    Both come from one call with twice the batch, or with the batch itself where each sample needs only one of them: all
+    scales 0 or 1, or t outside the interval.
 
     Args:
         denoise: unclipped estimate of x_0 of a network trained with some labels replaced by the null label.
@@ -44,8 +43,8 @@ def classifier_free(
         scale: s, one number or one a sample, (B,).
         interval: noise levels sigma_t / a_t, both ends included, within which guidance is on; elsewhere s is 1. A noise
             level means the same in every process and on every list of times, which a share of the steps does not.
-        rescale: phi in 0 ... 1; x_0 is brought that far towards the standard deviation, over all axes of a sample, of
-            x_c. The paper rescales what its network predicts; here it is x_0, which the network's choice cannot change.
+        rescale: phi in 0 ... 1; how far the standard deviation of x_0, over all axes of a sample, moves towards that of
+            x_c. The paper rescales the network's prediction; here it is x_0, whatever the parameterisation.
 
     References:
         Ho & Salimans 2022, arXiv:2207.12598, eq. 6 (with w = s - 1); 000_507b39bbaa34acda.txt, eq. 73.
@@ -85,7 +84,7 @@ def classifier_free(
 
 
 def drop_labels(labels: Tensor, null_labels: Tensor, probability: float) -> Tensor:
-    """Labels of which each row is null with the given probability, and then, of several columns, each entry by itself.
+    """Labels, each row null with the given probability; with several columns each entry also on its own.
 
     Args:
         labels: (B,) or (B, columns). null_labels: one row, (1, columns).
@@ -105,8 +104,10 @@ def drop_labels(labels: Tensor, null_labels: Tensor, probability: float) -> Tens
 
 def _rescaled(mixed: Tensor, conditional: Tensor, share: float) -> Tensor:
     axes = tuple(range(1, mixed.ndim))
-    ratio = conditional.std(axes, keepdim=True) / mixed.std(axes, keepdim=True)
-    return mixed * (share * ratio + 1 - share)
+    spread = mixed.std(axes, correction=0, keepdim=True)
+    flat = spread < 1e-6  # a constant estimate but for rounding: there is nothing to rescale
+    ratio = conditional.std(axes, correction=0, keepdim=True) / torch.where(flat, 1, spread)
+    return mixed * torch.where(flat, 1, share * ratio + 1 - share)
 
 
 def classifier_guidance(
@@ -145,6 +146,8 @@ def log_prob_gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:
 
     The log-probability of one sample must not depend on another one: no batch normalisation in training mode.
     """
+    from zoo.diffusion.autograd import vector_jacobian
+
     _, (gradient,) = vector_jacobian(lambda leaf: log_prob(leaf, t), x, [torch.ones(len(x), device=x.device)])
     return gradient
 

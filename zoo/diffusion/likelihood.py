@@ -1,4 +1,4 @@
-"""The probability flow, and the density that it gives: log-likelihoods as of a continuous normalising flow.
+"""The probability flow, and the log-likelihood that it gives, as a continuous normalising flow does.
 
 With z = x / a, u = log(sigma / a) and D the estimate of x_0, the flow of every process is the same:
 
@@ -27,8 +27,8 @@ def probability_flow(
 ) -> Tensor:
     """x at time `end` of the probability flow through x at time `start`, by the classical Runge-Kutta method.
 
-    Upwards it encodes, downwards it decodes; four evaluations a step, error of fourth order. To reach the data, end at
-    1 and ask the denoiser there.
+    From a lower to a higher time it encodes, the other way it decodes. Four evaluations a step, error of fourth order.
+    To reach the data, end at 1 and apply the denoiser there.
 
     Args:
         denoise: estimate of x_0, defined between whole times too. x: (B, ...).
@@ -56,11 +56,11 @@ def log_likelihood(
 ) -> Tensor:
     """log p(x_0) = log N(x_T / a_T; 0, (prior_std / a_T)^2 I) + integral over u of (d - trace of dD/dz).
 
-    p is the density of what the flow makes of the prior at t = 1: of the model's data with noise of level sigma_1 / a_1
-    left in. Works in inference mode.
+    p is the density of the prior carried to t = 1 by the flow: of the model's data with noise of level sigma_1 / a_1.
+    Works in inference mode.
 
-    Data on a grid of grey levels has no density. Pass `dequantise(x0, levels)` and add `log_bin_volume`: in the mean
-    over the noise within the bin that is at most the log-probability of the level (Jensen), on the footing of
+    Data on a grid of grey levels has no density. Pass `dequantise(x0, levels)` and add `log_bin_volume`: the mean over
+    the noise within a bin is a lower bound of the level's log-probability (Jensen), comparable with
     `bound.variational_bound`.
 
     Args:
@@ -112,7 +112,7 @@ def dequantise(x0: Tensor, levels: int, generator: torch.Generator | None = None
 
 
 def log_bin_volume(dims: int, levels: int) -> float:
-    """d log(2 / (levels - 1)): what makes a log-density of dequantised data a log-probability of grey levels."""
+    """d log(2 / (levels - 1)), the term that turns a log-density of dequantised data into one of grey levels."""
     return dims * math.log(2 / (levels - 1))
 
 

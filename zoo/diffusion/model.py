@@ -1,13 +1,11 @@
 """The image diffusion model: a U-Net, its noise process and its parameterisation, ready to sample."""
 
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from zoo.diffusion import score
-from zoo.diffusion.bound import Bound, variational_bound
 from zoo.diffusion.checks import check_conditions, check_guidance, whole_labels
 from zoo.diffusion.guidance import (
     Classifier,
@@ -17,16 +15,18 @@ from zoo.diffusion.guidance import (
     clipped,
     log_prob_gradient,
 )
-from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood
 from zoo.diffusion.losses import denoising_loss
 from zoo.diffusion.parameterization import check, network_input, prediction_to_x0
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep
 from zoo.diffusion.schedules import times_for
-from zoo.diffusion.solvers import SamplerName, sampler_of
+from zoo.diffusion.solvers import SamplerName, sampler_of, takes
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, label_columns
-from zoo.random import normal
+from zoo.random import normal, per_row
+
+if TYPE_CHECKING:
+    from zoo.diffusion.bound import Bound
 
 
 class ImageDiffusion(nn.Module):
@@ -68,7 +68,7 @@ class ImageDiffusion(nn.Module):
         if null_label and not num_classes:
             raise ValueError("num_classes must be given with null_label, got 0")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.labels = self.num_classes = label_columns(num_classes)
+        self.labels = label_columns(num_classes)
         self.null_labels = torch.tensor([self.labels], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
@@ -99,7 +99,7 @@ class ImageDiffusion(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's own prediction: x_t (B, C, H, W), t (B,) in 0 ... T, labels (B,) -> (B, C, H, W)."""
         shown = network_input(self.parameterization, self.process, x_t, t)
-        return self.network(shown, t * (1000 / self.process.num_timesteps), labels)
+        return self.network(shown, self.process.in_thousandths(t), labels)
 
     def loss(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """Per-sample denoising loss (B,); see `zoo.diffusion.losses.denoising_loss`."""
@@ -165,22 +165,19 @@ class ImageDiffusion(nn.Module):
         Args:
             n: Number of images, at least 1.
             labels: Class of each image, (n,) or (n, columns); without labels a model with a null label draws any class.
-            generator: Source of the noise; a generator in the same state draws the same images.
-            sampler: Method; "ddim" is deterministic unless eta is above 0, "ddpm" is ancestral sampling, "heun" and
-                "dpm++2m" are good in 10 to 20 steps, "euler-maruyama" and "predictor-corrector" need hundreds.
+            generator: Source of the noise; in the same state it draws the same images, however many follow.
+            sampler: Method; "heun" and both "dpm++" are good in 10 to 20 steps, "ddim" in 50, the others in hundreds.
             steps: Denoising steps, at most those of training; one network evaluation each, two for "heun" and
                 "predictor-corrector" except in the last.
             eta: Noise of "ddim" from 0, deterministic, to 1, as noisy as "ddpm".
             spacing: Which of the training steps are visited; "karras" suits "heun".
             variance: Noise of "ddpm"; by default "large" with all the steps of training, "small" with fewer.
-            guidance_scale: How strongly the label counts: 1 as learned, 0 not at all, above 1 more; one number, or one
-                an image.
+            guidance_scale: How strongly the label counts: 1 as learned, 0 not at all, above 1 more; or one an image.
             guidance_interval: Guide only between these two noise levels, the lower first.
             guidance_rescale: Brings the contrast of guided images back towards that of unguided ones, from 0 to 1.
             classifier: A noisy classifier, (x_t, t) -> logits, that guides a model without labels of its own.
             noise: Standard normal latents (n, C, H, W) to start from, instead of drawing them.
-            on_step: Called after each step as on_step(t, x, x0): the time just reached, x there, and the estimate of
-                the image that the step used.
+            on_step: Called after each step with the time just reached, x there, and the estimate of x_0 that led there.
 
         Returns:
             Images (n, C, H, W) in [-1, 1], float32.
@@ -190,17 +187,17 @@ class ImageDiffusion(nn.Module):
         """
         if n < 1:
             raise UserError(f"n must be at least 1, got {n!r}")
-        if variance is None and sampler == "ddpm":
-            variance = "large" if steps == self.process.num_timesteps else "small"
         solve = sampler_of(sampler, eta=eta, variance=variance)
+        if variance is None and takes(sampler, "variance"):
+            solve = partial(solve, variance="large" if steps == self.process.num_timesteps else "small")
         times = times_for(self.process, steps, spacing)
-        labels = None if labels is None else whole_labels(labels).to(next(self.parameters()).device)
-        check_conditions(labels, classifier, self.labels, self.null_labels, self.image_shape, self.process, n)
+        labels = self._checked(labels, n, classifier)
         check_guidance(labels, self.null_labels, classifier, guidance_scale, guidance_interval, guidance_rescale, n)
         device, shape = next(self.parameters()).device, (n, *self.image_shape)
         if noise is not None and noise.shape != shape:
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
-        x = normal(shape, generator, device) if noise is None else noise.to(device)
+        source = per_row(generator)
+        x = normal(shape, source, device) if noise is None else noise.to(device)
         if self.process.exploding:
             x = x * self.process.at(times[0])[1]
         if classifier is None:
@@ -213,25 +210,23 @@ class ImageDiffusion(nn.Module):
         else:
             assert labels is not None
             denoise, log_prob = self.denoiser(clip=False), class_log_prob(classifier, labels)
-            if sampler == "ddpm":
+            if takes(sampler, "mean_gradient"):
                 scale = torch.as_tensor(guidance_scale, dtype=x.dtype, device=device).view(-1, 1, 1, 1)
                 solve = partial(solve, mean_gradient=lambda x_t, t: scale * log_prob_gradient(log_prob, x_t, t))
             else:
                 denoise = classifier_guidance(denoise, self.process, log_prob, guidance_scale)
             denoise = clipped(denoise)
-        return solve(denoise, self.process, x, times, generator=generator, on_step=on_step)
+        return solve(denoise, self.process, x, times, generator=source, on_step=on_step)
 
     @torch.inference_mode()
     def bound(
-        self,
-        x0: Tensor,
-        levels: int,
-        *,
-        labels: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Bound:
+        self, x0: Tensor, levels: int, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> "Bound":
         """Upper bound of -log p(x0) in nats, (B,) a term, x_0 clipped; see `zoo.diffusion.bound.variational_bound`."""
-        return variational_bound(self.denoiser(labels), self.process, x0, levels=levels, generator=generator)
+        from zoo.diffusion.bound import variational_bound
+
+        denoise = self.denoiser(self._checked(labels, len(x0)))
+        return variational_bound(denoise, self.process, x0, levels=levels, generator=generator)
 
     @torch.no_grad()
     def log_likelihood(
@@ -249,7 +244,8 @@ class ImageDiffusion(nn.Module):
 
             1 / K sum_k log p(x + u_k) + D log(2 / (L - 1))
 
-        Images on a grid have no density, so u_k is noise uniform in the bin of a level; the bound is Jensen's.
+        u_k is noise uniform in the bin of a level (Theis et al. 2016, arXiv:1511.01844, section 3.1). See also
+        `zoo.diffusion.likelihood.log_likelihood`.
 
         Args:
             x: Images (B, C, H, W) in [-1, 1].
@@ -257,24 +253,24 @@ class ImageDiffusion(nn.Module):
             generator: Source of the noise; a generator in the same state gives the same numbers.
             levels: L, the number of grey levels of the images; 0 for the density of x as it is.
             draws: K, draws of the noise within a level.
-            trace: "exact" costs as many products with the Jacobian as there are pixels; "hutchinson" is an unbiased
-                estimate from one.
+            trace: "hutchinson" is an unbiased estimate, "exact" costs as many network gradients as there are pixels.
             steps: Runge-Kutta steps of the flow, four network evaluations each.
 
         Returns:
-            (B,) nats, in the type of x.
+            Nats, (B,), in the type of x.
 
         Raises:
             UserError: if an argument is out of range.
-
-        References:
-            See `zoo.diffusion.likelihood.log_likelihood`; the bound: Theis et al. 2016, arXiv:1511.01844, section 3.1.
         """
+        from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood
+
+        if x.shape[1:] != self.shape:
+            raise UserError(f"x must have the shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         if levels < 0 or levels == 1:
             raise UserError(f"levels must be 0 or at least 2, got {levels!r}")
         if draws < 1:
             raise UserError(f"draws must be at least 1, got {draws!r}")
-        labels = None if labels is None else whole_labels(labels).to(x.device)
+        labels = self._checked(labels, len(x))
         denoise = self.denoiser(labels, clip=False)
         density = partial(log_likelihood, denoise, self.process, trace=trace, steps=steps, generator=generator)
         if not levels:
@@ -292,10 +288,17 @@ class ImageDiffusion(nn.Module):
 
     def score(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """grad log p_t(x_t), (B, C, H, W), for t above 0; see `zoo.diffusion.score.score`."""
-        return score.score(self.denoiser(labels, clip=False), self.process, x_t, t)
+        from zoo.diffusion.score import score
+
+        return score(self.denoiser(labels, clip=False), self.process, x_t, t)
 
     def extra_repr(self) -> str:
         return (
             f"shape={tuple(self.shape)}, labels={self.labels}, null_label={self.null_labels is not None}, "
             f"process={self.process}, parameterization={self.parameterization!r}"
         )
+
+    def _checked(self, labels: Tensor | None, n: int, classifier: Classifier | None = None) -> Tensor | None:
+        labels = None if labels is None else whole_labels(labels).to(next(self.parameters()).device)
+        check_conditions(labels, classifier, self.labels, self.null_labels, self.image_shape, self.process, n)
+        return labels

@@ -1,4 +1,4 @@
-"""A classifier of noised images: what guides a denoiser that knows no classes."""
+"""A classifier of noised images, which guides a denoiser without labels."""
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from zoo.nn.unet import ResidualBlock, embed_times, group_norm
 class NoisyClassifier(nn.Module):
     """p(c | x_t, t): noised images and their times -> class logits.
 
-    The down path of the U-Net: two residual blocks a level, each told the time, halving the resolution between levels;
-    then a linear layer to the features, dropout, and a linear layer to the logits. Normalisation is by groups: what it
-    says of one image must not depend on the others, or guidance would not either.
+    The down path of the U-Net: two residual blocks a level, conditioned on the time, with half the resolution at each
+    further level; then a linear layer to the features, dropout, and a linear layer to the logits. Normalisation is by
+    groups, so that the logits, and guidance by them, of one image do not depend on the rest of the batch.
 
     Args:
         image_shape: (C, H, W); H and W divisible by 2^(levels - 1).
@@ -23,8 +23,8 @@ class NoisyClassifier(nn.Module):
         channel_multipliers: width of each level, as a multiple of `channels`.
         num_features: width of the feature layer.
         dropout: probability of dropping a feature in a residual block, and before the logits.
-        schedule, num_timesteps, sigma_range: see `zoo.diffusion.process.NoiseProcess`; they must be those of the
-            denoiser that it is to guide.
+        schedule, num_timesteps, sigma_range: see `zoo.diffusion.process.NoiseProcess`; the same as those of the
+            denoiser that it guides.
 
     Shapes:
         x (B, C, H, W); t (B,) in 0 ... T; logits (B, num_classes).
@@ -57,7 +57,6 @@ class NoisyClassifier(nn.Module):
         if channels < 2 or channels % 2:
             raise ValueError(f"channels must be an even positive number, got {channels!r}")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.num_classes = num_classes
         self.labels = (num_classes,)
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
         self.channels = channels
@@ -88,10 +87,14 @@ class NoisyClassifier(nn.Module):
         x = torch.randn((2, *self.shape), generator=generator)
         return {"x": x, "t": torch.tensor([1 + last // 3, last])}
 
+    def extra_repr(self) -> str:
+        return f"shape={tuple(self.shape)}, labels={self.labels}, process={self.process}"
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        times = embed_times(t * (1000 / self.process.num_timesteps), self.channels, x.dtype)
+        dtype = self.conv_in.weight.dtype
+        times = embed_times(self.process.in_thousandths(t), self.channels, dtype)
         embedding = F.silu(self.embed_time(times))  # (B, E)
-        h = self.conv_in(network_input("eps", self.process, x, t))
+        h = self.conv_in(network_input("eps", self.process, x, t).to(dtype))
         for i, level in enumerate(self.levels):
             h = F.avg_pool2d(h, 2) if i else h  # (B, C, H / 2, W / 2)
             for block in level:  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What the network predicts, and the way from there to x_0.
+"""What the network predicts, and how x_0 follows from it.
 
 With x_t = a x_0 + s eps; a = sqrt(abar_t), s = sqrt(1 - abar_t) if the process preserves the variance:
 
@@ -36,7 +36,7 @@ def preconditioning(noise_level: Tensor) -> Preconditioning:
 
         c_skip = d^2 / (s^2 + d^2)    c_out = s d / sqrt(s^2 + d^2)    c_in = 1 / sqrt(s^2 + d^2)
 
-    The paper's c_noise, log(s) / 4, is what the network is told of the level; ours is told t, which says the same.
+    The paper conditions its network on c_noise = log(s) / 4; ours takes t, which determines s.
 
     References:
         Karras et al. 2022, arXiv:2206.00364, table 1 and appendix B.6.
@@ -52,7 +52,7 @@ def check(parameterization: str) -> None:
 
 
 def network_input(parameterization: str, process: NoiseProcess, x_t: Tensor, t: Tensor) -> Tensor:
-    """What the network is shown: x_t, or c_in x_t / a_t for "edm" and exploding processes, whose x_t has no scale."""
+    """The input of the network: x_t, or c_in x_t / a_t for "edm" and exploding processes, which has unit variance."""
     if parameterization != "edm" and not process.exploding:
         return x_t
     signal, sigma = process.signal_and_noise(t, x_t.ndim, torch.promote_types(x_t.dtype, torch.float32))
@@ -60,7 +60,7 @@ def network_input(parameterization: str, process: NoiseProcess, x_t: Tensor, t: 
 
 
 def training_target(parameterization: str, x0: Tensor, eps: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-    """What the network should have said: eps, x_0, v or F. All of shape (B, ...); signal and sigma broadcast.
+    """The target of the network: eps, x_0, v or F. All of shape (B, ...); signal and sigma broadcast.
 
     The squared error of F is lambda(sigma) = 1 / c_out^2 times that of x_0: the paper's weight.
     """
@@ -76,7 +76,7 @@ def training_target(parameterization: str, x0: Tensor, eps: Tensor, signal: Tens
 
 
 def prediction_to_x0(parameterization: str, prediction: Tensor, x_t: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
-    """The estimate of x_0 that a prediction stands for. All of shape (B, ...); signal and sigma broadcast."""
+    """The estimate of x_0 from a prediction. All of shape (B, ...); signal and sigma broadcast."""
     check(parameterization)
     if parameterization == "eps":
         return (x_t - sigma * prediction) / signal

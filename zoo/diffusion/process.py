@@ -162,6 +162,10 @@ class NoiseProcess:
         signal, sigma = self.signal_and_noise(t, x0.ndim)
         return signal * x0 + sigma * noise
 
+    def in_thousandths(self, t: Tensor) -> Tensor:
+        """1000 t / T, what networks are given instead of t; never below float32, whatever PyTorch's default type."""
+        return t.to(torch.promote_types(t.dtype, torch.float32)) * (1000 / self.num_timesteps)
+
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio a_t^2 / sigma_t^2, shape (B,), for t > 0."""
         signal, sigma = self.signal_and_noise(t, 1)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.diffusion.process import NoiseProcess
 from zoo.errors import UserError
-from zoo.random import normal
+from zoo.random import Source, normal
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,) int64) -> x_0 (B, ...)
 OnStep = Callable[[int, Tensor, Tensor], None]  # (time just reached, x there, estimate of x_0 that led there)
@@ -37,7 +37,7 @@ def ancestral(
     *,
     variance: str = "small",
     mean_gradient: Callable[[Tensor, Tensor], Tensor] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """x_s = mean of q(x_s | x_t, x_0 = denoise(x_t, t)) + sigma z, with no noise in the step to s = 0.
@@ -78,7 +78,7 @@ def ddim(
     times: Sequence[int],
     *,
     eta: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s - sigma^2) eps + sigma z, where x_0 = denoise(x_t, t),
@@ -114,7 +114,7 @@ def euler_maruyama(
     x: Tensor,
     times: Sequence[int],
     *,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """The reverse SDE dx = (f(t) x - g(t)^2 score) dt + g(t) dw, step by step down the list of times:
@@ -139,7 +139,7 @@ def predictor_corrector(
     *,
     corrector_steps: int = 1,
     snr: float = 0.16,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """A step of `euler_maruyama` to time s, then `corrector_steps` steps of Langevin dynamics at s:

@@ -24,10 +24,13 @@ def times_for(process: NoiseProcess, steps: int, spacing: str = "trailing") -> l
 
 
 def timesteps(num_timesteps: int, steps: int, spacing: str = "trailing") -> list[int]:
-    """`steps` decreasing times in 1 ... T, then 0.
+    """`steps` decreasing times in 1 ... T, then 0. For i = 0 ... S - 1, rising:
 
-    trailing: T, T - T/S, ...     leading: ..., 1 + T//S, 1     linspace: T ... 1, both ends
-    quadratic: 1 + (i sqrt(0.8 T) / (S - 1))^2, dense near the data (DDIM, appendix D.2)
+        trailing: T (i + 1) / S      leading: 1 + T i / S, less than one stride below T
+        linspace: 1 + (T - 1) i / (S - 1)      quadratic: 1 + (T - 1) (i / (S - 1))^2, dense near the data
+
+    One step is T, whatever the spacing: sampling starts from noise. The quadratic times of DDIM (appendix D.2) end at
+    0.8 T, where the linear schedule is nearly pure noise but the cosine schedule is not; these end at T.
 
     Raises:
         UserError: if `steps` is not in 1 ... T or the spacing is unknown.
@@ -37,18 +40,18 @@ def timesteps(num_timesteps: int, steps: int, spacing: str = "trailing") -> list
     """
     if not 1 <= steps <= num_timesteps:
         raise UserError(f"steps must be between 1 and the model's {num_timesteps}, got {steps!r}")
-    if spacing == "trailing":
+    if spacing not in SPACINGS:
+        raise UserError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
+    if spacing == "trailing" or steps == 1:
         rising = [round(num_timesteps * (i + 1) / steps) for i in range(steps)]
     elif spacing == "leading":
-        rising = [1 + i * (num_timesteps // steps) for i in range(steps)]
+        rising = [1 + i * num_timesteps // steps for i in range(steps)]
     elif spacing == "linspace":
-        rising = [round(1 + i * (num_timesteps - 1) / max(1, steps - 1)) for i in range(steps)]
-    elif spacing == "quadratic":
-        rising = [1 + int((i * math.sqrt(0.8 * num_timesteps) / max(1, steps - 1)) ** 2) for i in range(steps)]
+        rising = [round(1 + i * (num_timesteps - 1) / (steps - 1)) for i in range(steps)]
+    else:
+        rising = [1 + round((num_timesteps - 1) * (i / (steps - 1)) ** 2) for i in range(steps)]
         for i in range(1, steps):  # the squares crowd near 0: keep them distinct
             rising[i] = max(rising[i], rising[i - 1] + 1)
-    else:
-        raise UserError(f"spacing must be one of {SPACINGS}, got {spacing!r}")
     return [*reversed(rising), 0]
 
 
@@ -60,8 +63,8 @@ def karras_timesteps(process: NoiseProcess, steps: int, rho: float = 7.0, sigma_
     over the process' own range, each rounded to the nearest time (in log sigma / a) and kept distinct.
 
     Args:
-        sigma_max: levels above it are left out where enough times remain: the last steps of a cosine schedule, up to
-            2e4, differ in nothing that can be seen. 80 is the paper's.
+        sigma_max: higher levels are left out where enough times remain: those of a cosine schedule, up to 2e4, are all
+            pure noise. 80 is the paper's choice.
 
     References:
         Karras et al. 2022, arXiv:2206.00364, eq. 5 and table 1.
@@ -69,6 +72,8 @@ def karras_timesteps(process: NoiseProcess, steps: int, rho: float = 7.0, sigma_
     last = process.num_timesteps
     if not 1 <= steps <= last:
         raise UserError(f"steps must be between 1 and the model's {last}, got {steps!r}")
+    if steps == 1:  # the formula is 0 / 0
+        return [last, 0]
     levels = process.noise_levels[1:].log()  # (T,) rising
     top = min(math.log(sigma_max), levels[-1].item())
     top = max(top, levels[0].item())

@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep, ancestral, call, ddim, euler_maruyama, predictor_corrector
 from zoo.errors import UserError
-from zoo.random import normal
+from zoo.random import Source, normal
 
 
 def heun(
@@ -25,7 +24,7 @@ def heun(
     x: Tensor,
     times: Sequence[int],
     *,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Heun's method in the noise level sigma / a; with eps = (x_t - a_t x_0) / sigma_t at both ends of the step,
@@ -60,7 +59,7 @@ def dpm_solver_pp(
     *,
     order: int = 2,
     sde: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """`ddim` with x_0 extrapolated from the previous step: with lambda = log(a / sigma), h = lambda_s - lambda_t,
@@ -127,6 +126,11 @@ def sampler_of(name: str, **options: object) -> Callable[..., Tensor]:
         raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
     given = {option: value for option, value in options.items() if value}
     for option, value in given.items():
-        if option not in inspect.signature(SAMPLERS[name]).parameters:
+        if not takes(name, option):
             raise UserError(f"{option} {value} has no meaning for sampler {name!r}: leave it out")
     return partial(SAMPLERS[name], **given)
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether the sampler of that name has such an option of its own."""
+    return option in inspect.signature(SAMPLERS[name]).parameters

@@ -12,7 +12,7 @@ from zoo.flows.chain import Chain
 from zoo.flows.dequantise import check_on_grid, dequantise, quantise
 from zoo.flows.layers import Standardise
 from zoo.flows.marginals import Marginals
-from zoo.random import normal
+from zoo.random import normal, per_row
 
 BASES = ("normal", "logistic")
 
@@ -61,6 +61,11 @@ class Flow(nn.Module):
     def image_shape(self) -> tuple[int, int, int] | None:
         """(C, H, W), or None of a density of points."""
         return self.shape if len(self.shape) == 3 else None
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of the noise of one x."""
+        return (self.dims,)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """As `log_prob`."""
@@ -242,7 +247,7 @@ class Flow(nn.Module):
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         if self.base == "normal":
-            return normal((n, self.dims), generator, self.like.device)
+            return normal((n, self.dims), per_row(generator), self.like.device)
         u = _uniform((n, self.dims), generator, self.like.device)
         return torch.logit(u.clamp(2**-25, 1 - 2**-24))
 

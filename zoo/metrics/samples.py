@@ -1,7 +1,7 @@
 """Distances between a set of generated samples and a set of real ones, in the feature space of any network.
 
-FID itself is torchmetrics' `FrechetInceptionDistance`, which takes the network as its `feature`. Its value means
-something only beside the network, the two sample sizes and the split: state them with it.
+FID itself is torchmetrics' `FrechetInceptionDistance`, which takes the network as its `feature`. A value is comparable
+only with the same network, sample sizes and split: report them with it.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Random movements of images."""
+"""Random augmentation of images."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ def random_affine(images: Tensor, strength: float = 1.0, probability: float = 1.
     uniform and independent.
 
     Args:
-        images: (B, C, H, W). strength: multiplies every amount. probability: of moving an image at all.
+        images: (B, C, H, W). strength: multiplies every amount. probability: that an image is moved at all.
         background: the value outside the image.
     """
     count, device = len(images), images.device

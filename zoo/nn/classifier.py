@@ -1,4 +1,4 @@
-"""A small convolutional classifier: the judge of the image models, and the feature space of their FID."""
+"""A small convolutional classifier, which judges generated images and provides the features of their FID."""
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,6 @@ class ImageClassifier(nn.Module):
         if height % stride or width % stride:
             raise ValueError(f"image_shape must have height and width divisible by {stride}, got {image_shape!r}")
         self.image_shape: tuple[int, int, int] = image_shape
-        self.num_classes = num_classes
         self.labels = (num_classes,)
         self.num_features = num_features  # the name by which torchmetrics asks for it
         layers: list[nn.Module] = []

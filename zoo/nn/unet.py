@@ -103,7 +103,7 @@ class SelfAttention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, followed by self-attention where asked."""
+    """A residual block, followed by self-attention if `attention` is true."""
 
     def __init__(self, widths: tuple[int, int], embedding_width: int, dropout: float, attention: bool) -> None:
         super().__init__()
@@ -129,12 +129,13 @@ class UNet(nn.Module):
         attention_levels: levels with self-attention, 0 the finest; the middle has it if the last level has.
         dropout: probability of dropping a feature in a residual block.
         num_classes: number of classes of each label column; one number for one column, 0 for no labels.
-        null_label: whether each column has one class more, num_classes, that stands for "not told".
-        patch_size: side of the pixel blocks that become channels of the first level: 2 makes each layer 4 times as
-            cheap, and the network sees all the pixels still.
+        null_label: whether each column has one more class, number num_classes, that stands for "no label".
+        patch_size: side of the pixel blocks that become channels of the first level; 2 makes each layer 4 times
+            cheaper, and no pixel is lost.
 
     Shapes:
-        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) or (B, columns); output as x.
+        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) or (B, columns); output as x, in the type of
+        the weights.
 
     References:
         Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3; patches:
@@ -212,16 +213,19 @@ class UNet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(current, patch_channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        embedding = self.embed_time(embed_times(t, self.channels, x.dtype))  # (B, E)
+        dtype = self.conv_in.weight.dtype
+        embedding = self.embed_time(embed_times(t, self.channels, dtype))  # (B, E)
         if (labels is None) == bool(self.embed_label):
             raise ValueError(f"labels must {'be given' if labels is None else 'not be given'} to this network")
         if labels is not None:
-            columns = labels.view(len(labels), len(self.embed_label)).unbind(1)
+            if labels.is_floating_point():
+                raise ValueError(f"labels must be whole numbers, got the type {labels.dtype}")
+            columns = labels.long().view(len(labels), len(self.embed_label)).unbind(1)
             for embed, column in zip(self.embed_label, columns, strict=True):
                 embedding = embedding + embed(column)
         embedding = F.silu(embedding)
 
-        h = self.conv_in(F.pixel_unshuffle(x, self.patch_size))  # (B, C, H / patch, W / patch)
+        h = self.conv_in(F.pixel_unshuffle(x.to(dtype), self.patch_size))  # (B, C, H / patch, W / patch)
         skips = [h]
         for i, level in enumerate(self.down):
             for stage in level:  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ MODULES = {
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_trains_validates_tests_and_exports(name, tmp_path):
     module = MODULES[name]()
-    images, labels = torch.randint(0, 17, (12, 1, 8, 8)) / 8 - 1, torch.arange(12) % 10
+    images, labels = torch.randint(0, 17, (12, 1, 8, 8)) / 8 - 1, (torch.arange(12) % 10).to(torch.uint8)
     loader = DataLoader(TensorDataset(images, labels), batch_size=6)
     trainer = L.Trainer(
         default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from datamodules.experience import Experience
+from datamodules import Experience
 from datamodules.experience.collector import Collector
 from lightning_modules import PPO
 from tests.environments import ACTIONS, Probe

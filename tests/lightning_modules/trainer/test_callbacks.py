@@ -12,9 +12,10 @@ from torch import nn
 
 import checkpoints
 from datamodules.loader import InMemoryLoader
+from lightning_modules import Classifier, RealNVP
 from lightning_modules.trainer.callbacks import EMA, LearningCurves, Predictions, SamplePictures
 from lightning_modules.trainer.record import RunRecord
-from tests.runs import fit, read
+from tests.runs import read
 from zoo.errors import UserError
 from zoo.pictures import image_grid
 
@@ -179,11 +180,6 @@ def test_a_decay_that_is_none_is_refused(decay):
 # pictures and curves ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory):
-    return fit(tmp_path_factory.mktemp("runs") / "tiny")
-
-
 def test_pictures_are_drawn_with_the_average_from_the_same_latents(tiny_run):
     content = read(tiny_run / "last.ckpt")
     model = checkpoints.build(content["model"], content["arguments"])
@@ -198,10 +194,48 @@ def test_pictures_are_drawn_with_the_average_from_the_same_latents(tiny_run):
     assert not np.array_equal(pixels, drawn(content["current_model_state"]))
 
 
-@pytest.mark.parametrize("wrong", [{"sanity_checking": True}, {"is_global_zero": False}, {"fn": "validate"}])
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (lambda: RealNVP(num_features=2), "and RealNVP here does not: leave it out"),
+        (lambda: Classifier((1, 8, 8), 10), "and Classifier here does not: leave it out"),
+    ],
+)
+def test_pictures_of_what_draws_no_images_are_refused(module, said):
+    with pytest.raises(UserError, match=f"SamplePictures is for models that draw images, {said}"):
+        SamplePictures().setup(SimpleNamespace(), module(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [((), None), ((3,), [0, 1, 2, 0]), ((3, 2), [[0, 0], [1, 0], [2, 0], [0, 1]])]
+)
+def test_pictures_of_any_model_show_its_classes_in_turn(labels, expected, tmp_path):
+    """A model without steps, of several label columns."""
+    asked = []
+
+    def sample(n, *, labels=None, generator=None):
+        asked.append(labels)
+        return torch.zeros(n, 1, 4, 4)
+
+    module = SimpleNamespace(model=SimpleNamespace(shape=(1, 4, 4), labels=labels, example=dict, sample=sample))
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(fn="fit"), sanity_checking=False, is_global_zero=True, default_root_dir=str(tmp_path),
+        fast_dev_run=False, global_step=7, loggers=[],
+    )  # fmt: skip
+    callback = SamplePictures(num_samples=4)
+    callback.setup(trainer, module, "fit")
+    callback.on_validation_epoch_end(trainer, module)
+    (given,) = asked
+    assert (None if given is None else given.squeeze(1).tolist()) == expected
+    assert (tmp_path / "samples" / "step-0000007.png").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sanity_checking": True}, {"fast_dev_run": True}, {"is_global_zero": False}, {"fn": "validate"}]
+)
 def test_nothing_is_drawn_outside_the_validations_of_a_fit(wrong, tmp_path):
     state = SimpleNamespace(fn=wrong.get("fn", "fit"))
-    usual = {"sanity_checking": False, "is_global_zero": True, "default_root_dir": str(tmp_path)}
+    usual = {"fast_dev_run": False, "sanity_checking": False, "is_global_zero": True, "default_root_dir": str(tmp_path)}
     # a module without a model: drawing would fail
     SamplePictures().on_validation_epoch_end(SimpleNamespace(**{**usual, **wrong}, state=state), SimpleNamespace())
     assert not [*tmp_path.iterdir()]
@@ -229,6 +263,13 @@ def test_many_curves_stand_in_rows_of_four(tmp_path):
     LearningCurves().on_train_end(curves(tmp_path, [{f"train/{name}": 1.0 for name in "abcde"}]), None)
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (4 * 600, 2 * 432)
+
+
+def test_lines_that_never_move_are_left_out(tmp_path):
+    metrics = [{"train/loss": 1.0 / step, "train/learning_rate": 0.5, "val/clips": 0.0} for step in range(1, 5)]
+    LearningCurves().on_train_end(curves(tmp_path, metrics), None)
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width == 600, "a single panel"
 
 
 @pytest.mark.parametrize("changes", [{"loggers": []}, {"is_global_zero": False}])
@@ -275,7 +316,11 @@ def test_a_checkpoint_says_where_it_came_from(tiny_run):
 def record(rank, world_size, restored=None):
     """The random numbers of a process after its `on_train_start`."""
     callback = RunRecord()
-    trainer, module = SimpleNamespace(global_rank=rank, world_size=world_size), L.LightningModule()
+    state = SimpleNamespace(fn="fit")
+    trainer = SimpleNamespace(
+        global_rank=rank, world_size=world_size, state=state, optimizers=[], lr_scheduler_configs=[]
+    )
+    module = L.LightningModule()
     if restored is not None:
         callback.on_load_checkpoint(trainer, module, {"random_states": {"cpu": restored}})
     torch.manual_seed(3)

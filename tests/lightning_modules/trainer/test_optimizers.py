@@ -3,10 +3,12 @@ import math
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from datamodules.loader import InMemoryLoader
 from lightning_modules.trainer.optimizers import adamw, check_options
+from lightning_modules.trainer.record import RunRecord
 from zoo.errors import UserError
 
 OPTIONS = {"learning_rate": 0.25, "weight_decay": 0.125, "warmup_steps": 4}
@@ -30,10 +32,10 @@ class Line(L.LightningModule):
         return adamw(self)
 
 
-def train(**options):
-    """Twelve steps in three epochs; the learning rates."""
+def train(max_epochs=3, **options):
+    """Four steps an epoch; the learning rates."""
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", max_epochs=max_epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False,
     )  # fmt: skip
     module = Line(**{**OPTIONS, **options})
@@ -60,6 +62,54 @@ def test_a_cosine_needs_an_end():
     module = Line(**OPTIONS, learning_rate_schedule="cosine")
     with pytest.raises(UserError, match="needs an end"):
         trainer.fit(module, InMemoryLoader(torch.randn(20, 3), torch.randn(20), 5, shuffle=True))
+
+
+def trained(folder, epochs, ckpt_path=None, **options):
+    """The module after a run that goes on from a checkpoint, and the run's last checkpoint."""
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[RunRecord()],
+    )  # fmt: skip
+    module = Line(**{**OPTIONS, **options})
+    module.model_name, module.arguments = "line", {}
+    torch.manual_seed(1)
+    loader = InMemoryLoader(torch.randn(20, 3), torch.randn(20), 5, shuffle=True)
+    trainer.fit(module, loader, ckpt_path=ckpt_path, weights_only=True)
+    path = folder / f"{epochs}.ckpt"
+    trainer.save_checkpoint(path)
+    return module, path
+
+
+@pytest.mark.parametrize("changed", [{}, {"learning_rate": 0.0625}, {"warmup_steps": 16}])
+def test_a_resumed_run_has_the_learning_rates_of_its_config(changed, tmp_path):
+    """Those of a run that had it from the beginning, to the bit; a new length of run counts too."""
+    cosine = {"learning_rate_schedule": "cosine"}
+    whole, _ = trained(tmp_path, 3, **cosine, **changed)
+    _, half = trained(tmp_path, 1, **cosine)
+    resumed, _ = trained(tmp_path, 3, str(half), **cosine, **changed)
+    assert resumed.rates == whole.rates[4:]
+    if not changed:
+        other = trained(tmp_path, 2, str(half), **cosine)[0].rates
+        assert other == train(max_epochs=2, **cosine)[4:] != resumed.rates[:4]
+
+
+def test_a_rate_that_a_tuner_finds_is_that_of_the_run(tmp_path):
+    class Finder(Callback):
+        """What a `LearningRateFinder` does: it trains, restores what was before, and sets another rate."""
+
+        def on_fit_start(self, trainer, module):
+            trainer.save_checkpoint(tmp_path / "before.ckpt")
+            trainer._checkpoint_connector.restore(tmp_path / "before.ckpt", weights_only=True)
+            module.hparams.learning_rate = 0.0625
+
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=3, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, callbacks=[Finder(), RunRecord()],
+    )  # fmt: skip
+    module = Line(**OPTIONS, learning_rate_schedule="cosine")
+    module.model_name, module.arguments = "line", {}
+    trainer.fit(module, InMemoryLoader(torch.randn(20, 3), torch.randn(20), 5, shuffle=True))
+    assert module.rates == train(learning_rate=0.0625, learning_rate_schedule="cosine")
 
 
 @pytest.mark.parametrize(

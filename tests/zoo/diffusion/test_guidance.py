@@ -390,3 +390,16 @@ def test_columns_are_dropped_together_and_each_by_itself():
         (~first & ~second, 0.7**3),
     ):
         assert abs(share.float().mean() - expected) < 4 * 0.5 / 20_000**0.5
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 8, 6), (5, 1, 1, 1)])
+def test_rescaling_a_constant_estimate_leaves_it(shape):
+    """It has no spread to rescale: black pictures are guided to black, not to NaN."""
+    process, labels = NoiseProcess("cosine", 50), torch.zeros(shape[0], dtype=torch.long)
+
+    def denoise(x_t, t, labels):
+        return torch.full_like(x_t, -1.0) + labels.view(-1, 1, 1, 1) * 0.1
+
+    guided = classifier_free(denoise, process, labels, torch.tensor([1]), 3.0, rescale=0.7)
+    found = guided(torch.randn(shape, generator=seeded()), torch.full((shape[0],), 20))
+    torch.testing.assert_close(found, torch.full(shape, -1.2))  # -0.9 + 3 (-1 + 0.9)

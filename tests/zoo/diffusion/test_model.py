@@ -1,14 +1,19 @@
+import inspect
 import itertools
 import re
+from typing import get_args
 
 import pytest
 import torch
 
+from zoo.diffusion import likelihood
+from zoo.diffusion.likelihood import dequantise, log_bin_volume
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.parameterization import PARAMETERIZATIONS, training_target
 from zoo.diffusion.schedules import SPACINGS, timesteps
 from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
+from zoo.random import normal, per_row
 
 SHAPE = (3, 8, 6)
 T = 12
@@ -78,7 +83,7 @@ def test_images_lie_within_their_range(model, sampler, spacing, steps):
 
 
 def test_given_noise_is_where_sampling_starts(model):
-    noise = torch.randn(5, *SHAPE, generator=seeded(7))
+    noise = normal((5, *SHAPE), per_row(seeded(7)), "cpu")
     drawn = model.sample(5, steps=5, noise=noise)
     assert torch.equal(drawn, model.sample(5, steps=5, generator=seeded(7)))  # the same numbers, drawn within
     # a sample does not see its batch: float32, as the size of the batch may change the order of a sum
@@ -86,6 +91,16 @@ def test_given_noise_is_where_sampling_starts(model):
     before = noise.clone()
     model.sample(5, steps=5, noise=noise)
     assert torch.equal(noise, before)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sample_is_the_same_however_many_are_drawn(model, sampler):
+    """Equal to rounding: a network's sums may change their order with the size of the batch."""
+    options = {"sampler": sampler, "steps": 5} | ({"eta": 0.7} if sampler == "ddim" else {})
+    many = model.sample(7, generator=seeded(), **options)
+    for count in (1, 2, 6):
+        few = model.sample(count, generator=seeded(), **options)
+        torch.testing.assert_close(few, many[:count], rtol=0, atol=1e-4)
 
 
 def test_variance_is_large_at_all_steps_and_small_on_fewer(model):
@@ -152,6 +167,102 @@ def test_a_mistake_is_told(model, options, message):
 def test_a_mistake_in_the_labels_is_told(conditional, labels, message):
     with pytest.raises(UserError, match=re.escape(message)):
         conditional.sample(5, steps=5, labels=None if labels is None else torch.tensor(labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_every_integer_type_are_understood(conditional, dtype):
+    labels = torch.tensor([0, 1, 2, 3, 3])
+    expected = conditional.sample(5, steps=3, labels=labels, generator=seeded())
+    assert torch.equal(conditional.sample(5, steps=3, labels=labels.to(dtype), generator=seeded()), expected)
+    assert torch.equal(conditional.sample(5, steps=3, labels=labels.tolist(), generator=seeded()), expected)
+    x = torch.zeros(5, *SHAPE)
+    likely = [conditional.log_likelihood(x, labels=y, steps=1, generator=seeded()) for y in (labels, labels.to(dtype))]
+    assert torch.equal(*likely)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0.0, 1, 2, 3, 3]), "labels must be whole numbers, got the type float32"),
+        (torch.tensor([True] * 5), "labels must be whole numbers, got the type bool"),
+        ([0.0, 1, 2, 3, 3], "labels must be whole numbers, got the type float32"),
+        (["cat"] * 5, "labels must be a tensor of whole numbers, got ['cat', "),
+        ([[1], [2, 3]], "labels must be a tensor of whole numbers, got [[1], [2, 3]]"),
+    ],
+)
+def test_labels_that_are_no_whole_numbers_are_told(conditional, labels, message):
+    for call in (
+        lambda: conditional.sample(5, steps=3, labels=labels),
+        lambda: conditional.log_likelihood(torch.zeros(5, *SHAPE), labels=labels),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_a_likelihood_of_grey_levels_is_the_mean_over_noise_within_them(model):
+    x = torch.randint(0, 17, (5, *SHAPE), generator=seeded()) / 8 - 1
+    source = seeded(3)
+    drawn = [
+        model.log_likelihood(dequantise(x, 17, source), steps=2, generator=source) + log_bin_volume(144, 17)
+        for _ in range(3)
+    ]
+    found = model.log_likelihood(x, levels=17, draws=3, steps=2, generator=seeded(3))
+    torch.testing.assert_close(found, torch.stack(drawn).mean(0))
+    assert torch.equal(found, model.log_likelihood(x, levels=17, draws=3, steps=2, generator=seeded(3)))
+    continuous = likelihood.log_likelihood(
+        model.denoiser(clip=False), model.process, x, steps=2, trace="exact", generator=seeded()
+    )
+    assert torch.equal(model.log_likelihood(x, steps=2, trace="exact"), continuous)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": 1}, "levels must be 0 or at least 2, got 1"),
+        ({"levels": -3}, "levels must be 0 or at least 2, got -3"),
+        ({"levels": 17, "draws": 0}, "draws must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"trace": "hutch"}, "trace must be one of"),
+        ({"labels": torch.zeros(5, dtype=torch.long)}, "labels must not be given: this model is unconditional"),
+    ],
+)
+def test_a_mistake_about_a_likelihood_is_told(model, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.log_likelihood(torch.zeros(5, *SHAPE), **options)
+
+
+def test_the_names_of_the_signature_are_those_of_the_library():
+    parameters = inspect.signature(ImageDiffusion.sample).parameters
+    assert get_args(parameters["sampler"].annotation) == tuple(SAMPLERS)
+    assert get_args(parameters["spacing"].annotation) == (*SPACINGS, "karras")
+    documented = inspect.getdoc(ImageDiffusion.sample)
+    assert all(f"\n    {name}: " in documented for name in parameters if name != "self")
+
+
+def test_a_printed_model_says_what_matters(conditional):
+    assert (
+        "shape=(3, 8, 6), labels=(4,), null_label=False, process=NoiseProcess('cosine', 12, noise levels 0.14 ... "
+        in repr(conditional)
+    )
+    assert "parameterization='v'" in repr(conditional)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_type_learn_and_sample(dtype):
+    """As Lightning's "bf16-true" has them: PyTorch's default type is theirs too."""
+    model = perturbed(num_classes=4).to(dtype)
+    x0, t = torch.zeros(5, *SHAPE, dtype=dtype), torch.tensor([1, 3, 6, 9, T])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model.loss(x0, t, torch.randn_like(x0), torch.tensor([0, 1, 2, 3, 3])).sum().backward()
+        images = model.sample(5, steps=3, labels=torch.tensor([0, 1, 2, 3, 3]), generator=seeded())
+    finally:
+        torch.set_default_dtype(before)
+    assert images.dtype == torch.float32
+    assert images.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_wrong_architecture_arguments_are_named():

@@ -17,6 +17,7 @@ from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.schedules import timesteps
 from zoo.diffusion.solvers import SAMPLERS
 from zoo.errors import UserError
+from zoo.random import per_row
 
 LABELS = torch.tensor([0, 1, 2, 3, 3])
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
@@ -123,7 +124,7 @@ def test_a_classifier_guides_what_is_unconditional(kind, request):
         through_x0 = samplers.ddim(guided, model.process, noise, times)
         by_the_mean = samplers.ancestral(
             clipped(denoise), model.process, noise, times,
-            mean_gradient=lambda x, t: 2.0 * log_prob_gradient(log_prob, x, t), generator=seeded(),
+            mean_gradient=lambda x, t: 2.0 * log_prob_gradient(log_prob, x, t), generator=per_row(seeded()),
         )  # fmt: skip
     options = {"steps": 5, "labels": LABELS, "classifier": classifier, "guidance_scale": 2.0, "noise": noise}
     assert torch.equal(model.sample(5, **options), through_x0)

@@ -91,7 +91,7 @@ def test_acting(kind):
     actions = made.act(batch)
     assert actions.shape == ((ROWS,) if kind == "discrete" else (ROWS, len(made.num_actions) or 2))
     assert actions.is_floating_point() == (not made.num_actions)
-    assert torch.equal(made.act(batch[0]), actions[0])
+    torch.testing.assert_close(made.act(batch[0]), actions[0])  # kernels choose by shape
     assert torch.equal(made.act(batch), actions), "without exploring, always the same"
     drawn = [made.act(batch, explore=True, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])

@@ -1,0 +1,110 @@
+"""Grids of images by their latents: on the way down, between two, and there and back."""
+
+import argparse
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from checkpoints.catalogue import Description
+from commands.drawing.panels import Panel, draw
+from commands.labels import class_names, every_class
+from commands.measures.common import data_for
+
+STEPS = 50  # of a sampler, or as many as the model has
+SAMPLES, TIMES = 4, 10  # of the denoising picture: samples, and columns
+PAIRS, BETWEEN = 6, 9  # of the interpolation: rows, and images in each
+IMAGES, INVERTED = 10, (10, 50, 200)  # of the inversion: images, and steps
+Numbers = list[dict[str, Any]]
+
+
+def denoising(model: Any, args: argparse.Namespace) -> Numbers:
+    """x_t and the estimate of x_0 at ten times of a run."""
+    labels = _labels(model, SAMPLES)
+    noisy, clean, times = [_latents(model, SAMPLES, args.seed)], [], [model.process.num_timesteps]
+
+    def watch(t: int, x: Tensor, x0: Tensor) -> None:
+        times.append(t)
+        noisy.append(x)
+        clean.append(x0)
+
+    options = _options(model)
+    model.sample(SAMPLES, labels=labels, noise=noisy[0], on_step=watch, **options)
+    last = len(clean) - 1
+    shown = [round(i * last / (TIMES - 2)) for i in range(TIMES - 1)]
+    rows = [torch.stack([*(run[i] for i in shown), noisy[-1]], dim=1).cpu() for run in (noisy, clean)]
+    images = torch.stack(rows, dim=1).flatten(0, 2)
+    names = _texts(labels, args.described, model.labels) or [""] * SAMPLES
+    names = [f"{name} {what}".strip() for name in names for what in ("x_t", "x_0")]
+    columns = [f"{times[i]}" for i in shown] + ["0"]
+    title = f"{args.model}: x_t and the estimate of x_0, by t"
+    draw(args.output, [Panel(title, images, TIMES, names, columns)])
+    return []
+
+
+def interpolation(model: Any, args: argparse.Namespace) -> Numbers:
+    """Six pairs of latents, nine images along the arc of each; of one class a row."""
+    from zoo.diffusion.samplers import slerp
+
+    left, right = _latents(model, 2 * PAIRS, args.seed).split(PAIRS)
+    weights = [i / (BETWEEN - 1) for i in range(BETWEEN)]
+    latents = torch.stack([slerp(left, right, weight) for weight in weights], dim=1).flatten(0, 1)
+    labels = _labels(model, PAIRS)
+    asked = None if labels is None else labels.repeat_interleave(BETWEEN, dim=0)
+    images = model.sample(len(latents), noise=latents, labels=asked, **_options(model)).cpu()
+    names = _texts(labels, args.described, model.labels) or [f"pair {i + 1}" for i in range(PAIRS)]
+    panel = Panel(f"{args.model}: between two latents", images, BETWEEN, names, [f"{weight:.3g}" for weight in weights])
+    draw(args.output, [panel])
+    return []
+
+
+def inversion(model: Any, args: argparse.Namespace) -> Numbers:
+    """Ten test images and their round trips: a row for each number of steps."""
+    from zoo.diffusion.samplers import ddim, ddim_invert
+    from zoo.diffusion.schedules import timesteps
+
+    data = data_for(model, args.described)
+    process, device = model.process, next(model.parameters()).device
+    images, labels = data.images("test")[:IMAGES].to(device), data.labels("test")[:IMAGES]
+    denoise = model.denoiser(labels.to(device) if model.labels else None, clip=False)
+    rows, numbers = [images.cpu()], []
+    with torch.inference_mode():
+        for steps in [steps for steps in INVERTED if steps <= process.num_timesteps]:
+            times = timesteps(process.num_timesteps, steps)
+            back = ddim(denoise, process, ddim_invert(denoise, process, images, times), times)
+            rows.append(back.cpu())
+            numbers.append({"steps": steps, "mean_squared_error": (back - images).square().mean().item()})
+    names = ["real", *(f"{number['steps']} steps" for number in numbers)]
+    title = f"{args.model}: test images, and what DDIM makes of their latents"
+    counts = data.num_classes if isinstance(data.num_classes, tuple) else (data.num_classes,)
+    columns = [name.replace(" ", "\n") for name in _texts(labels, args.described, counts)]
+    draw(args.output, [Panel(title, torch.cat(rows), IMAGES, names, columns)])
+    return numbers
+
+
+def _options(model: Any) -> dict[str, Any]:
+    """The number of steps, of a model whose samples take some."""
+    return {"steps": min(STEPS, model.process.num_timesteps)} if hasattr(model, "process") else {}
+
+
+def _latents(model: Any, count: int, seed: int) -> Tensor:
+    shape = getattr(model, "latent_shape", model.shape)
+    latents = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
+    return latents.to(next(model.parameters()).device)
+
+
+def _labels(model: Any, count: int) -> Tensor | None:
+    """The first classes of a model in turn, if it has any."""
+    if not model.labels:
+        return None
+    classes = every_class(model.labels)
+    return classes[torch.arange(count) % len(classes)]
+
+
+def _texts(labels: Tensor | None, described: Description, counts: tuple[int, ...]) -> list[str]:
+    """The labels (N,) or (N, columns) of so many classes as a person reads them: by name where they have names."""
+    if labels is None:
+        return []
+    rows = labels.view(len(labels), -1).tolist()
+    names = class_names(described, counts)
+    return [" ".join(names[i][label] if names else str(label) for i, label in enumerate(row)) for row in rows]

@@ -1,0 +1,215 @@
+"""A variational autoencoder of images on a grid of grey levels."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.flows.dequantise import check_on_grid
+from zoo.random import normal
+
+
+class Posterior(NamedTuple):
+    """q(z | x) = N(mean, exp(log_std)^2), each (B, Z)."""
+
+    mean: Tensor
+    log_std: Tensor
+
+
+class Elbo(NamedTuple):
+    """The two terms of the bound, in nats: log p(x | z) of one draw of z (B,), and KL(q(z_j | x) || p(z_j)) (B, Z)."""
+
+    log_likelihood: Tensor
+    kl: Tensor
+
+
+class VAE(nn.Module):
+    """p(x) = int p(z) prod_d p(x_d | z) dz, p(z) = N(0, I), p(x_d | z) categorical over the grey levels.
+
+    The bound that is maximised, and its tighter form of K draws:
+
+        log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z)),    q(z | x) = N(mu(x), diag sigma(x)^2)
+        log p(x) >= E log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k | x)
+
+    Encoder and decoder are multilayer perceptrons with residual connections and layer normalisation.
+
+    Args:
+        image_shape: (C, H, W).
+        levels: grey levels of images in [-1, 1].
+        latents: Z, the dimension of z.
+        hidden: width of both networks.
+        depth: their residual blocks.
+        dropout: probability of dropping a hidden unit.
+
+    Raises:
+        ValueError: if a size is not positive, or there are fewer than two levels.
+
+    References:
+        Kingma & Welling 2013, arXiv:1312.6114, equations 3 and 10; Burda et al. 2015, arXiv:1509.00519, equation 8;
+        001_7af9247201bdf7d9.txt, section 2.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        levels: int,
+        latents: int = 16,
+        hidden: int = 256,
+        depth: int = 2,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if levels < 2:
+            raise ValueError(f"levels must be at least 2, got {levels!r}: the data has no grid of grey levels")
+        if min(*image_shape, latents, hidden, depth) < 1:
+            raise ValueError("image_shape, latents, hidden and depth must be positive")
+        self.shape, self.labels = tuple(image_shape), ()
+        self.levels, self.latents, self.dims = levels, latents, math.prod(image_shape)
+        self.encoder = _mlp(self.dims, hidden, 2 * latents, depth, dropout)
+        self.decoder = _mlp(latents, hidden, self.dims * levels, depth, dropout)
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}, levels={self.levels}, latents={self.latents}"
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two images whose grey levels are all equally likely."""
+        return {"x": self._image(torch.randint(self.levels, (2, *self.shape), generator=generator))}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of p(x_d | z) at the mean of q(z | x): (B, C, H, W) -> (B, C, H, W, levels)."""
+        return self.decode(self.encode(x).mean)
+
+    def encode(self, x: Tensor) -> Posterior:
+        """q(z | x) for images (B, C, H, W) in [-1, 1]."""
+        mean, raw = _full(self.encoder(x.flatten(1))).chunk(2, dim=1)
+        return Posterior(mean, F.softplus(raw + 0.5).clamp(min=1e-4).log())
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits of p(x_d | z): (..., Z) -> (..., C, H, W, levels)."""
+        return _full(self.decoder(z)).unflatten(-1, (*self.shape, self.levels))
+
+    def elbo(self, x: Tensor, noise: Tensor) -> Elbo:
+        """Both terms of the bound for images (B, C, H, W) on the grid, with z = mu + sigma noise, noise (B, Z)."""
+        q = self.encode(x)
+        z = q.mean + q.log_std.exp() * noise
+        kl = 0.5 * (q.mean.square() + (2 * q.log_std).exp() - 1) - q.log_std
+        return Elbo(self._log_prob(x, z), kl)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self,
+        x: Tensor,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        draws: int = 1000,
+    ) -> Tensor:
+        """log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k | x), z_k ~ q(z | x): in the mean a lower bound of log P(x).
+
+        With one draw it is the evidence lower bound; it rises with K towards the log-probability.
+
+        Args:
+            x: images (B, C, H, W) in [-1, 1], on the grid of grey levels.
+            labels: none; the model is unconditional.
+            generator: source of z_k.
+            draws: K, draws of z for each image.
+
+        Returns:
+            (B,) nats.
+
+        Raises:
+            UserError: if the images are not on the grid, labels are given, or K is not positive.
+        """
+        self._refuse(labels)
+        if draws < 1:
+            raise UserError(f"draws must be at least 1, got {draws!r}")
+        check_on_grid(x, self.levels)
+        q = self.encode(x)
+        total = torch.full_like(q.mean[:, 0], -math.inf)
+        for _ in range(draws):
+            noise = normal(q.mean.shape, generator, x.device).to(q.mean)
+            z = q.mean + q.log_std.exp() * noise
+            log_prior_ratio = (0.5 * (noise.square() - z.square()) + q.log_std).sum(1)  # log p(z) - log q(z | x)
+            total = torch.logaddexp(total, self._log_prob(x, z) + log_prior_ratio)
+        return total - math.log(draws)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+        expected: bool = False,
+    ) -> Tensor:
+        """Draws images (n, C, H, W) in [-1, 1]: z ~ N(0, I), then x ~ p(x | z) on the grid of grey levels.
+
+        Args:
+            n: at least 1.
+            labels: none; the model is unconditional.
+            generator: source of z and of the grey levels.
+            noise: z (n, Z), instead of drawing it.
+            temperature: factor of z; below 1 images are more alike.
+            expected: whether to show the mean of p(x | z) instead of a draw: smoother, and no sample of the model.
+
+        Raises:
+            UserError: if an argument is out of range.
+        """
+        self._refuse(labels)
+        if n < 1:
+            raise UserError(f"num_samples must be at least 1, got {n!r}")
+        if not 0 < temperature < math.inf:
+            raise UserError(f"temperature must be above 0, got {temperature!r}")
+        if noise is not None and noise.shape != (n, self.latents):
+            raise UserError(f"noise must have the shape {(n, self.latents)}, got {tuple(noise.shape)}")
+        device = next(self.parameters()).device
+        z = normal((n, self.latents), generator, device) if noise is None else noise
+        probabilities = self.decode(temperature * z.to(next(self.parameters()))).softmax(-1)
+        if expected:
+            return self._image(probabilities @ torch.arange(self.levels).to(probabilities))
+        where = device if generator is None else generator.device
+        drawn = probabilities.to(where).flatten(0, -2).multinomial(1, generator=generator)
+        return self._image(drawn.view(n, *self.shape)).to(device)
+
+    def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z), (B,): a sum over the entries of x."""
+        index = ((x + 1) * ((self.levels - 1) / 2)).round().long().flatten(1)  # (B, D)
+        log_probs = self.decode(z).log_softmax(-1).flatten(1, -2)  # (B, D, levels)
+        return log_probs.gather(-1, index[..., None]).flatten(1).sum(1)
+
+    def _image(self, index: Tensor) -> Tensor:
+        return index * (2 / (self.levels - 1)) - 1
+
+    def _refuse(self, labels: Tensor | None) -> None:
+        if labels is not None:
+            raise UserError("labels must not be given: this model knows no classes")
+
+
+class _Residual(nn.Module):
+    """x + W_2 dropout(silu(W_1 norm(x)))."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def _full(x: Tensor) -> Tensor:
+    """x in float32 or better: sums of log-probabilities need it, also under autocasting."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _mlp(inputs: int, hidden: int, outputs: int, depth: int, dropout: float) -> nn.Sequential:
+    blocks = [_Residual(hidden, dropout) for _ in range(depth)]
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), *blocks, nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, outputs)
+    )
