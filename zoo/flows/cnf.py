@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.flows.ode import ADAPTIVE, Evaluations, Solver
 from zoo.flows.velocity import VelocityMLP
-from zoo.random import normal
+from zoo.random import normal, per_row
 
 TRACES = ("exact", "hutchinson")
 NOISE, DATA = 0.0, 1.0  # times
@@ -122,7 +122,7 @@ class CNF(nn.Module):
         """Random signs of the shape of the points, (B, D)."""
         if generator is None and not self.training:
             generator = torch.Generator().manual_seed(0)  # a density has one value, also where that is an estimate
-        return torch.where(normal(points.shape, generator, points.device) < 0, -1.0, 1.0).to(points)
+        return torch.where(normal(points.shape, per_row(generator), points.device) < 0, -1.0, 1.0).to(points)
 
     @torch.no_grad()
     def path(self, x: Tensor, context: Tensor | None = None, inverse: bool = False, frames: int = 16) -> list[Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.errors import RowError, UserError
 from zoo.flows.row_steps import StuckError, solve_rows
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3")
@@ -138,15 +138,15 @@ class Evaluations:
         """The error of a solve that is given up at times t, () or (N,), for some `rows` (N,) or for the whole batch."""
         solver = self.solver
         aim = f"reach its tolerance {solver.tolerance:g}" if solver.method in ADAPTIVE else f"take {solver.steps} steps"
-        whose = advice = ""
-        if rows is not None:
-            others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-            whose, advice = f" for row {int(rows[0]) + 1}{others} (counted from 1)", "leave such rows out, "
-        return UserError(
-            f"solver {solver.method!r} could not {aim}{whose}: {reason} at t = {float(t.detach().view(-1)[0]):.4g} "
-            f"after {self.total} evaluations of the velocity; {advice}raise the tolerance or max_evaluations, or train "
-            "a smoother field: kinetic and Jacobian regularisation, weight decay"
+        message = (
+            f"solver {solver.method!r} could not {aim}: {reason} at t = {float(t.detach().view(-1)[0]):.4g} after "
+            f"{self.total} evaluations of the velocity; raise the tolerance or max_evaluations, or train a smoother "
+            "field: kinetic and Jacobian regularisation, weight decay"
         )
+        if rows is None:
+            return UserError(message)
+        others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        return RowError(int(rows[0]), f"{others}: {message}; or leave such rows out")
 
 
 def _largest(y: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def solve_rows(field: Field, y: Tensor, start: float, end: float, method: str, t
         error = h[:, None] * _combined(error_weights, stages)
         ratio = _largest(error, tolerance * (1 + torch.maximum(y.abs(), new.abs()))).detach().nan_to_num(torch.inf)
         accepted = ratio <= 1
-        stuck = ~accepted & (passed + SHRINK * h == passed)
+        stuck = ~accepted & ~(passed + SHRINK * h > passed)  # h is NaN where y is
         if bool(stuck.any()):
             raise StuckError(rows[stuck], (start + sign * passed)[stuck])
         y, k = torch.where(accepted[:, None], new, y), torch.where(accepted[:, None], stages[-1], k)
