@@ -1,6 +1,6 @@
 """The model card, README.md of a model folder: written from its config.json and results.json, never by hand.
 
-Both files may come from a stranger, so whatever is taken from them is shown as plain text: no markup, no HTML.
+Both files may come from an untrusted source, so their values are shown as plain text: no markup, no HTML.
 """
 
 import html
@@ -71,11 +71,12 @@ def _render(described: Description, config: dict[str, Any], results: dict[str, A
     label = _plain(dataset.label)
     metrics = {_plain(metric): entry for metric, entry in results["metrics"].items()}
     licence = str(config.get("license", "apache-2.0" if name in shipped() else "unknown"))
+    paper = [f"arxiv:{number}" for number in re.findall(r"arXiv:(\d{4}\.\d{4,5})", described.paper)]
     metadata = ModelCardData(
         license=licence if re.fullmatch(r"[a-z0-9.-]{1,40}", licence) and licence != "unknown" else None,
         library_name="lightning-zoo",
         pipeline_tag=task.pipeline,
-        tags=["lightning", "pytorch", described.model],
+        tags=["lightning", "pytorch", described.model, *paper],
         datasets=None,
         model_name=name,
         eval_results=[
@@ -90,8 +91,11 @@ def _render(described: Description, config: dict[str, Any], results: dict[str, A
             for metric, entry in metrics.items()
         ],
     )
-    pictures = [results.get("picture"), results.get("animation")]
-    shown = [f"![{file.partition('.')[0]}]({file})" for file in (PICTURE, ANIMATION, CLIP) if file in pictures]
+    shown = [
+        f"![{file.partition('.')[0]}]({file})\n\n*{text}.*"
+        for file, text in _captions(metrics).items()
+        if file in (results.get("picture"), results.get("animation"))
+    ]
     data_licence = str(config.get("data_license") or dataset.licence or "unknown")
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
@@ -111,6 +115,16 @@ def _render(described: Description, config: dict[str, Any], results: dict[str, A
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _captions(metrics: dict[str, Any]) -> dict[str, str]:
+    plane = "nll_minus_floor_nats" in metrics
+    drawn = "The true density, the learned density, and samples" if plane else "Test data, and samples of the model"
+    return {
+        PICTURE: drawn,
+        ANIMATION: "From noise to samples",
+        CLIP: "The beginning of an evaluation episode, at its own speed",
+    }
+
+
 def _use(described: Description, model: str) -> str:
     """The lines that load the model and do what it is for: shown on the card, and run by the tests."""
     lines = {"policy": _use_of_policy, "classifier": _use_of_classifier}.get(described.task, _use_of_sampler)
@@ -126,9 +140,10 @@ def _use_of_sampler(described: Description, model: str) -> str:
     guided = "guidance_scale" in options and described.arguments.get("null_label")
     flags = f" --labels {_asked(described, columns)}" * bool(columns) + " --guidance-scale 2" * bool(guided)
     count = 64 if images else 2000
-    bash = [f"lightning-zoo sample {model} --num-samples {count} --seed 0{flags} --output samples.png"]
     what = "images" if images else "points"
     shape = ", ".join(str(int(size)) for size in _shape(described))
+    file = "samples.png" if images or shape == "2" else "samples.csv"
+    bash = [f"lightning-zoo sample {model} --num-samples {count} --seed 0{flags} --output {file}"]
     python = [f'model = load("{model}")']
     given = "generator=torch.Generator().manual_seed(0)"
     if columns:
@@ -149,20 +164,23 @@ def _use_of_classifier(described: Description, model: str) -> str:
     if "t" not in inspect.signature(kind.forward).parameters:
         python.append(f"probabilities = model(torch.zeros(1, {shape})).softmax(dim=1)  # of images in [-1, 1]")
         return _blocks([], python)
-    guide = f"lightning-zoo sample ddpm-digits --classifier {model} --labels 7 --guidance-scale 3 --output sevens.png"
+    options = f"--classifier {model} --labels 7 --guidance-scale 3 --output sevens.png"
+    guide = [f"lightning-zoo sample ddpm-digits {options}"] if described.data.get("class") == "Digits" else []
     python.append(f"noised, t = torch.zeros(1, {shape}), torch.tensor([300])")
     python.append("probabilities = model(noised, t).softmax(dim=1)")
-    return _blocks([guide], python)
+    return _blocks(guide, python)
 
 
 def _use_of_policy(described: Description, model: str) -> str:
-    environment = described.data.get("arguments", {}).get("environment")
+    arguments = described.data.get("arguments", {})
+    environment, options = arguments.get("environment"), arguments.get("environment_arguments") or {}
     if not isinstance(environment, str) or not ENVIRONMENT.fullmatch(environment):
         raise UserError(f"{described.folder / CONFIG}: {environment!r:.50} cannot be the name of an environment")
+    given = "".join(f", {key}={value}" for key, value in options.items() if key.isidentifier() and _is_number(value))
     bash = [f"lightning-zoo rollout {model} --episodes 10 --seed 0 --video policy.mp4"]
     python = [
         f'policy = load("{model}")',
-        f'env = gym.make("{environment}")',
+        f'env = gym.make("{environment}"{given})',
         "observation, _ = env.reset(seed=0)",
         "observation, reward, terminated, truncated, _ = env.step(policy.predict(observation))",
     ]
@@ -182,7 +200,7 @@ def _shape(described: Description) -> list[Any]:
 def _asked(described: Description, columns: list[int]) -> str:
     """An example of what can be asked for: the first name of each label column, or a number."""
     names = described.data.get("label_names")
-    if names:
+    if names and all(re.fullmatch(r"[\w-]+", str(column[0])) for column in names):  # a word of the command line
         return ",".join(_plain(column[0]) for column in names)
     return ",".join(str(min(7, count - 1)) for count in columns)
 
@@ -193,8 +211,12 @@ def _plain(value: Any) -> str:
     return html.escape(text, quote=False).replace("`", "'").replace("|", "&#124;").replace("](", "] (")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not _is_number(value):
         raise UserError(f"a metric must be a finite number, got {_plain(value)!r}")
     return float(value)
 
@@ -220,9 +242,10 @@ def _judge(results: dict[str, Any]) -> str:
     if not results.get("judge"):
         return ""
     judge = results["judge"]
+    accuracy = f"{100 * judge['test_accuracy']:.2f} %"
     return (
-        f"The features are those of `{_plain(judge['name'])}`, which reads {100 * judge['test_accuracy']:.2f} % of the "
-        "test images right. A feature-FID compares with another only under the same network, sample sizes and split."
+        f"The features are those of `{_plain(judge['name'])}`, which classifies {accuracy} of "
+        "the test images correctly. Feature-FIDs are comparable only with the same network, sample sizes and split."
     )
 
 

@@ -30,6 +30,22 @@ DATASETS = {
         "drawn from a seed by zoo/synthetic/shapes.py; 2,000 held-out pictures.",
         "generated, none needed",
     ),
+    "MNIST": Dataset(
+        "MNIST",
+        "MNIST: 70,000 hand-written digits, 28x28 pixels, 256 grey levels; 10,000 for testing, and the last 5,000 "
+        "training images for validation.",
+    ),
+    "FashionMNIST": Dataset(
+        "Fashion-MNIST",
+        "Fashion-MNIST: 70,000 articles of clothing, 28x28 pixels, 256 grey levels; 10,000 for testing, and the last "
+        "5,000 training images for validation.",
+        "MIT",
+    ),
+    "CIFAR10": Dataset(
+        "CIFAR-10",
+        "CIFAR-10: 60,000 photographs of ten classes, 32x32 RGB; 10,000 for testing, and the last 5,000 training "
+        "images for validation.",
+    ),
 }
 DENSITIES = {  # of the plane: name -> what it is
     "moons": "two half circles",
@@ -44,7 +60,7 @@ DENSITIES = {  # of the plane: name -> what it is
 
 
 def dataset_of(data: dict[str, Any]) -> Dataset:
-    """The data set of a description's `data`; a user's own is told by its class alone."""
+    """The data set of a description's `data`; of a user's own data only the class is known."""
     kind, arguments = data.get("class", ""), data.get("arguments", {})
     if kind in DATASETS:
         return DATASETS[kind]

@@ -13,7 +13,7 @@ from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, Description, data_named, describe, read_json
 from checkpoints.locate import find
-from commands.measures import protocol_of
+from commands.measures import measure, protocol_of
 from commands.measures.common import Metrics, say
 from commands.options import add_device, add_speed, choose_device, speed_up
 from zoo.errors import UserError
@@ -70,34 +70,31 @@ def run(args: argparse.Namespace) -> int:
         from commands.policies import import_environments
 
         import_environments(args.env_module)
-    measured = measure(described, device, args)
+    metrics = measured(described, device, args)
     if not args.update:
-        return _compare(described.folder.resolve().name, card, measured, as_json=args.json)
+        return _compare(described.folder.resolve().name, card, metrics, as_json=args.json)
     from commands.card import write_card
 
     options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
     licences = {"license": args.license, "data_license": args.data_license}
-    by_seed = by_training_seed(args, described, next(iter(measured)), device) if args.seeds else {}
-    write_card(described, measured, options, by_seed, {key: text for key, text in licences.items() if text})
-    print(f"wrote {described.folder / RESULTS} and the card")
+    by_seed = by_training_seed(args, described, next(iter(metrics)), device) if args.seeds else {}
+    write_card(described, metrics, options, by_seed, {key: text for key, text in licences.items() if text})
+    answer = str(described.folder / RESULTS)
+    print(json.dumps({"output": answer}) if args.json else f"wrote {answer} and the card")
     return 0
 
 
-def measure(described: Description, device: str, args: argparse.Namespace) -> Metrics:
+def measured(described: Description, device: str, args: argparse.Namespace) -> Metrics:
     """Every metric of a model, the headline first, by its protocol."""
     from checkpoints.store import load
 
-    protocol = protocol_of(described)
+    protocol_of(described)  # before the weights are loaded
     model: Any = load(described, device)
     if args.precision != "fp32" or args.compile:
         if not hasattr(model, "network"):
             raise UserError("--precision bf16 and --compile are for diffusion models: others are measured in fp32")
         speed_up(model.network, device, args.precision, args.compile)
-    metrics: Metrics = protocol(model, described, full=args.full or args.update, say=say)
-    for name, metric in metrics.items():
-        if not math.isfinite(metric.value) or not math.isfinite(metric.spread):
-            raise UserError(f"the metric {name!r} is not finite: the training of {described.folder} has diverged")
-    return metrics
+    return measure(model, described, full=args.full or args.update, say=say)
 
 
 def by_training_seed(args: argparse.Namespace, described: Description, headline: str, device: str) -> dict[str, Any]:
@@ -114,7 +111,7 @@ def by_training_seed(args: argparse.Namespace, described: Description, headline:
         seed = str(other.origin["seed"])
         if seed in values:
             raise UserError(f"--seeds {name!r} is of training seed {seed}, as another folder is")
-        values[seed] = measure(other._replace(data=described.data), device, args)[headline].value
+        values[seed] = measured(other._replace(data=described.data), device, args)[headline].value
     return {"metric": headline, "values": values}
 
 
@@ -150,10 +147,22 @@ def compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics) -> dic
             raise UserError(f"the card of {name!r} has a metric {metric!r} that this version does not measure")
         now = metrics[metric]
         # at least the rounding of float32 sums, where a metric has no spread at all
-        tolerance = max(3 * entry["spread"] * math.sqrt(1 / entry["size"] + 1 / now.size), 1e-4 * abs(entry["value"]))
+        tolerance = max(3 * _spread(entry) * math.sqrt(1 / entry["size"] + 1 / now.size), 1e-4 * abs(entry["value"]))
         ok = abs(now.value - entry["value"]) <= tolerance
         answer[metric] = {"card": entry["value"], "now": now.value, "tolerance": tolerance, "ok": ok}
     return answer
+
+
+def _spread(entry: dict[str, Any]) -> float:
+    """The standard deviation of what a card's metric is the mean of.
+
+    A share of 0 or of 1 has none in the sample, but its probability is uncertain: by the rule of succession it is
+    p = (n + 1) / (n + 2) or 1 - p, of standard deviation sqrt(p (1 - p)).
+    """
+    spread, size = float(entry["spread"]), entry["size"]
+    if not spread and size > 1 and entry["value"] in (0, 1):
+        return math.sqrt(size + 1) / (size + 2)
+    return spread
 
 
 def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as_json: bool) -> int:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     mean, std = statistics.fmean(returns), statistics.pstdev(returns)
     if args.json:
         answer = {"returns": returns, "lengths": lengths}
-        print(json.dumps(answer | {"mean": mean, "std": std, "env": name}))
+        print(json.dumps(answer | {"mean": mean, "std": std, "env": name}, allow_nan=False))
     else:
         where = f"; wrote {args.video}" if args.video is not None else ""
         print(f"{name}: return {mean:.2f} ± {std:.2f} over {args.episodes} episodes{where}")

@@ -92,7 +92,10 @@ def _draw(
             drawn = model.sample(len(turn), labels=asked, generator=generator, **options)
         batches.append(drawn.float().cpu())
         calls.end_of_batch()
-    return torch.cat(batches)
+    samples = torch.cat(batches)
+    if not samples.isfinite().all():
+        raise UserError(f"{args.model!r} draws numbers that are not finite: it diverged, or an option is extreme")
+    return samples
 
 
 def write_samples(samples: "Tensor", path: Path, header: str = "") -> None:

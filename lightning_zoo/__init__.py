@@ -52,12 +52,11 @@ def evaluate(model: str, *, full: bool = False, device: str = "auto") -> dict[st
     """
     from checkpoints.store import load
     from commands.evaluate import compare, read_metrics
-    from commands.measures import protocol_of
+    from commands.measures import measure
     from commands.options import choose_device
 
     described = describe(find(model))
     card = read_metrics(described.folder)
-    measure = protocol_of(described)
     metrics = measure(load(described, choose_device(device)), described, full=full, say=lambda text: None)
     return compare(described.folder.resolve().name, card, metrics)
 

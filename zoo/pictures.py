@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zoo.errors import UserError
+
 
 def image_grid(images: Tensor, columns: int | None = None, scale: int | None = None) -> NDArray[np.uint8]:
     """Tiles images row by row, one dark pixel apart.
@@ -17,7 +19,12 @@ def image_grid(images: Tensor, columns: int | None = None, scale: int | None = N
 
     Returns:
         (height, width, 3) array of 0 ... 255.
+
+    Raises:
+        UserError: if the images are not finite.
     """
+    if not images.isfinite().all():
+        raise UserError("the images are not finite (NaN or infinite), so they cannot be drawn")
     count, _, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = -(-count // columns)

@@ -5,11 +5,16 @@ many draws as a card states; else few enough for ten minutes on two cores. `say`
 """
 
 import importlib
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.catalogue import CONFIG, Description
 from checkpoints.tasks import TASKS
 from zoo.errors import UserError
+
+if TYPE_CHECKING:
+    from commands.measures.common import Metrics
 
 PROTOCOLS = {  # name -> module here, and function
     "accuracy": "classifier:accuracy",
@@ -36,3 +41,16 @@ def protocol_of(described: Description) -> Any:
         raise UserError(f"{described.folder / CONFIG}: 'protocol' must be one of {', '.join(known)}, got {name!r:.50}")
     module, _, function = PROTOCOLS[name].partition(":")
     return getattr(importlib.import_module(f"commands.measures.{module}"), function)
+
+
+def measure(model: Any, described: Description, *, full: bool, say: Callable[[str], None]) -> "Metrics":
+    """Every metric of a model by its protocol, the headline first.
+
+    Raises:
+        UserError: as `protocol_of` and the protocol itself, and if a metric is not finite.
+    """
+    metrics: Metrics = protocol_of(described)(model, described, full=full, say=say)
+    for name, metric in metrics.items():
+        if not math.isfinite(metric.value) or not math.isfinite(metric.spread):
+            raise UserError(f"the metric {name!r} is not finite: the training of {described.folder} has diverged")
+    return metrics

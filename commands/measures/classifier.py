@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import checkpoints
 from checkpoints.catalogue import Description
@@ -22,31 +23,17 @@ def accuracy(model: Any, described: Description, *, full: bool, say: Say) -> Met
         images, labels = data.images(split), data.labels(split)
         with torch.inference_mode():
             right = (model(images.to(device)).argmax(1).cpu() == labels).double()
-        metrics[name] = Measurement.of(right.tolist(), f"share of the {len(labels)} {split} images read right")
+        metrics[name] = Measurement.of(
+            right.tolist(), f"share of the {len(labels)} {split} images classified correctly"
+        )
     return metrics
 
 
 def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """Accuracy on noised test images, and how often the judge reads what ddpm-digits, guided by it, was asked for."""
+    """Accuracy on noised test images; of digits, how often a model that it guides draws what was asked for."""
     data = data_for(model, described)
-    metrics: Metrics = {}
     images, labels = data.images("test"), data.labels("test")
-    guided: Any = checkpoints.load(GUIDED, device_of(model))
-    judge_name = JUDGES["Digits"]
-    judge: Any = checkpoints.load(judge_name)
-    draws = 5 if full else 2
-    for scale in (3.0, 1.0):
-        read: list[float] = []
-        for draw in range(draws):
-            say(f"guidance scale {scale:g}: draw {draw + 1} of {draws}")
-            samples = draw_samples(guided, len(images), draw, labels=labels, guidance_scale=scale, classifier=model)
-            with torch.inference_mode():
-                read += (judge(samples).argmax(1) == labels).double().tolist()
-        metrics[f"asked_label_scale{scale:g}"] = Measurement.of(
-            read,
-            f"share of the samples of {GUIDED}, guided with scale {scale:g} in 50 DDIM steps, that "
-            f"{judge_name} reads as the label that was asked for; {draws} draws of the test images' labels",
-        )
+    metrics = _guided(model, labels, full=full, say=say) if described.data["class"] == "Digits" else {}
     say("classifying noised images")
     generator = torch.Generator().manual_seed(0)
     last = model.process.num_timesteps
@@ -57,6 +44,27 @@ def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metr
         with torch.inference_mode():
             right = (model(noised.to(device), t.to(device)).argmax(1).cpu() == labels).double().tolist()
         metrics[f"test_accuracy_t{t[0]}"] = Measurement.of(
-            right, f"share of the {len(labels)} test images, noised to t = {t[0]} of {last}, read right"
+            right, f"share of the {len(labels)} test images, noised to t = {t[0]} of {last}, classified correctly"
+        )
+    return metrics
+
+
+def _guided(model: Any, labels: Tensor, *, full: bool, say: Say) -> Metrics:
+    """The share of samples of the shipped model, guided by this classifier, that show the label asked for."""
+    guided: Any = checkpoints.load(GUIDED, device_of(model))
+    name = JUDGES["Digits"]
+    judge: Any = checkpoints.load(name)
+    metrics, draws = {}, 5 if full else 2
+    for scale in (3.0, 1.0):
+        read: list[float] = []
+        for draw in range(draws):
+            say(f"guidance scale {scale:g}: draw {draw + 1} of {draws}")
+            samples = draw_samples(guided, len(labels), draw, labels=labels, guidance_scale=scale, classifier=model)
+            with torch.inference_mode():
+                read += (judge(samples).argmax(1) == labels).double().tolist()
+        metrics[f"asked_label_scale{scale:g}"] = Measurement.of(
+            read,
+            f"share of the samples of {GUIDED}, guided with scale {scale:g} in 50 DDIM steps, that "
+            f"{name} assigns to the label that was asked for; {draws} draws of the test images' labels",
         )
     return metrics

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from checkpoints.origin import commit, versions
+from checkpoints.table import MODELS
 from checkpoints.tasks import TASKS, task_of
 from lightning_modules.trainer.construct import plain
 from lightning_modules.trainer.finite import StopUnlessFinite
@@ -72,10 +73,7 @@ class RunRecord(Callback):
         checkpoint["algorithm"] = type(module).__name__
         checkpoint["paper"] = getattr(module, "paper", "")
         checkpoint["data"] = {} if data is None else describe_data(data)
-        # the protocol of the data takes precedence over that of the algorithm, where it serves the model's task
-        allowed = TASKS[task_of(module.model_name, module.arguments)].protocols
-        named = [getattr(owner, "protocol", "") for owner in (data, module)]
-        checkpoint["protocol"] = next((name for name in named if name in allowed), allowed[0])
+        checkpoint["protocol"] = _protocol(module, data)
         checkpoint["origin"] = self._made_by | {"steps": steps_done(trainer, pl_module)}
         if hasattr(module, "env_steps"):
             checkpoint["env_steps"] = int(module.env_steps)
@@ -96,6 +94,15 @@ class RunRecord(Callback):
 def record(module: L.LightningModule) -> list[Callback]:
     """A `configure_callbacks` for every module: with it a checkpoint of a plain `L.Trainer` can be exported too."""
     return [RunRecord(), StopUnlessFinite()]
+
+
+def _protocol(module: Any, data: L.LightningDataModule | None) -> str:
+    """How the model is measured: that of the data before that of the algorithm, if it serves the model's task."""
+    if module.model_name not in MODELS:  # a model that cannot be exported
+        return ""
+    allowed = TASKS[task_of(module.model_name, module.arguments)].protocols
+    named = [getattr(owner, "protocol", "") for owner in (data, module)]
+    return next((name for name in named if name in allowed), allowed[0])
 
 
 def describe_data(data: L.LightningDataModule) -> dict[str, Any]:

@@ -171,3 +171,25 @@ def test_shipped_results_name_their_protocol(tmp_path):
     for folder in shipped().values():
         for entry in read_json(folder / RESULTS)["metrics"].values():
             assert {"value", "spread", "size", "protocol"} <= entry.keys()
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 8])
+def test_an_interquartile_mean_needs_five_training_seeds(finished, copy, count):
+    folder = copy(finished)
+    values = {str(seed): float(seed) for seed in range(count)}
+    edit(folder / RESULTS, by_training_seed={"metric": "fid", "values": values})
+    text = render(folder)
+    assert f"{count} training seeds, by the same protocol: fid" in text
+    assert ("interquartile mean" in text) == (count >= 5)
+
+
+def test_a_card_cites_the_paper_and_states_the_licences(finished, copy):
+    folder = copy(finished)
+    paper = "Ho et al. 2020, arXiv:2006.11239"
+    edit(folder / CONFIG, algorithm="DDPM", paper=paper, license="cc-by-4.0", data_license="CC0-1.0")
+    text = render(folder)
+    assert f"Trained by DDPM ({paper})." in text
+    assert "Weights: cc-by-4.0. Data: CC0-1.0." in text
+    data = ModelCard(text).data
+    assert "arxiv:2006.11239" in data.tags
+    assert data.license == "cc-by-4.0"

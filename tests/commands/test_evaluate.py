@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import checkpoints
 import commands.evaluate
+import commands.measures.classifier
 import commands.measures.common
 import commands.measures.images
 import commands.measures.judge
@@ -21,8 +22,10 @@ from checkpoints.tasks import TASKS
 from commands.measures import PROTOCOLS, protocol_of
 from commands.measures.common import Measurement
 from commands.measures.images import SCALES
-from datamodules import Digits, Shapes
-from tests.conftest import save_diffusion
+from datamodules import Densities, Digits, Shapes
+from lightning_modules import DDPM, Classifier, RealNVP
+from lightning_modules.trainer.record import _protocol
+from tests.conftest import save_diffusion, save_flow
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 
@@ -63,6 +66,14 @@ def test_the_tolerance_is_three_standard_errors_of_the_difference(capsys):
     for now in (10.751, 9.249):
         status, row = compared(capsys, 10.0, 0.6, 9, now, 16)
         assert (status, row["ok"]) == (1, False)
+
+
+def test_a_share_of_one_or_zero_has_a_tolerance_all_the_same(capsys):
+    """2,235 hits of 2,235: one miss in 894 is no fault, five are."""
+    for value, sign in ((1.0, -1), (0.0, 1)):
+        assert compared(capsys, value, 0.0, 2235, value + sign * 1 / 894, 894)[0] == 0
+        assert compared(capsys, value, 0.0, 2235, value + sign * 5 / 894, 894)[0] == 1
+    assert compared(capsys, 1.0, 0.0, 1, 0.99, 1)[0] == 1, "a single number is no share"
 
 
 def test_without_spread_the_rounding_of_float32_is_allowed(capsys):
@@ -311,6 +322,85 @@ def test_guidance_metrics(tmp_path, few_digits, monkeypatch):
     assert next(iter(metrics)) == max(asked, key=asked.__getitem__), "the best scale is the headline"
     assert all(metrics[name].size == 2 * 60 for name in asked)
     assert all(value < 0.4 for value in asked.values()), "random weights do not draw what they are asked for"
+
+
+def test_a_model_that_draws_no_numbers_is_refused(small, few_digits, monkeypatch, command, tmp_path):
+    """Weights that are finite but far too large: no picture, no card and no crash of the eigenvalue solver."""
+    model = checkpoints.load(str(small))
+    monkeypatch.setattr(model, "sample", lambda n, **_: torch.full((n, 1, 8, 8), math.nan))
+    with pytest.raises(UserError, match="samples that are not finite"):
+        measure(monkeypatch, describe(small), model, few_digits)
+    monkeypatch.setattr(ImageDiffusion, "sample", lambda self, n, **_: torch.full((n, 1, 8, 8), math.inf))
+    answer = command("sample", small, "--output", tmp_path / "a.npy")
+    assert (answer.status, "draws numbers that are not finite" in answer.err) == (2, True)
+    assert not (tmp_path / "a.npy").exists()
+
+
+def test_a_metric_that_is_not_finite_is_refused(monkeypatch):
+    broken = Measurement(math.nan, 0.0, 1, "how")
+    monkeypatch.setattr(commands.measures.classifier, "accuracy", lambda *_, **__: {"test_accuracy": broken})
+    with pytest.raises(UserError, match="'test_accuracy' is not finite"):
+        commands.measures.measure(None, describe(CLASSIFIER), full=False, say=print)
+
+
+# a user's own data
+
+
+def describe_own(folder, kind, **arguments):
+    config = read_json(folder / CONFIG) | {"data": {"class": kind, "arguments": arguments}}
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def test_own_points_are_measured_and_have_a_card(command, space, tmp_path):
+    """Against a normal distribution, whose NLL is known in closed form; the lines of the card run."""
+    rows = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e3, 1e-3])
+    table = tmp_path / "own.csv"
+    table.write_text("\n".join(",".join(map(str, row)) for row in rows.tolist()))
+    described = describe(space)
+    arguments = described.arguments | {"num_classes": 0}
+    folder = save_flow(tmp_path / "mine", "realnvp", described.origin, **arguments)
+    describe_own(folder, "Points", path=str(table))
+    publish = ("publish", folder, "--repo-id", "me/mine", "--dry-run")
+    assert f"measure it with `evaluate {folder} --update`" in command(*publish).err
+    assert command("evaluate", folder, "--update", "--data-license", "CC0-1.0").status == 0
+    assert command(*publish).status == 0, "the hint led on"
+    metrics = read_json(folder / RESULTS)["metrics"]
+    assert list(metrics) == ["nll_nats", "nll_of_a_normal_nats"]
+    entropy = 1.5 * math.log(2 * math.pi * math.e)
+    assert metrics["nll_of_a_normal_nats"]["value"] == pytest.approx(entropy, abs=0.3)  # 200 rows
+    card = (folder / "README.md").read_text()
+    assert "Points, the author's own data." in card
+    assert "Weights: unknown. Data: CC0-1.0." in card
+    assert "--output samples.csv" in card
+    assert command("evaluate", folder).status == 0
+
+
+def test_own_pictures_are_measured_and_have_a_card(command, small, copy, tmp_path, monkeypatch):
+    """No classifier of ours knows them, so that there is no FID; the headline is the bound."""
+    pixels = torch.randint(256, (2, 30, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+    for name, pictures in zip(("cat", "dog"), pixels, strict=True):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i, picture in enumerate(pictures):
+            Image.fromarray(picture.numpy()).save(tmp_path / "pets" / name / f"{i}.png")
+    folder = copy(small)
+    describe_own(folder, "ImageFolder", root=str(tmp_path / "pets"), size=8, grayscale=True)
+    monkeypatch.setattr(commands.measures.images, "DRAWS", 2)
+    assert command("evaluate", folder, "--update", "--license", "mit").status == 0
+    assert next(iter(read_json(folder / RESULTS)["metrics"])) == "bound_bits_per_dim"
+    card = (folder / "README.md").read_text()
+    assert "ImageFolder, the author's own data." in card
+    assert "Weights: mit. Data: unknown." in card
+    assert command("evaluate", folder).status == 0
+    answer = command("evaluate", folder, "--license", "mit")
+    assert (answer.status, "--license is for --update" in answer.err) == (2, True)
+
+
+def test_a_classifier_is_measured_as_one_whatever_its_data_can_be_asked():
+    """Shapes name a protocol for models that draw: a run of a classifier on them records that of its own task."""
+    module = Classifier((3, 32, 32), 3, channels=4)
+    assert _protocol(module, Shapes(num_train=1)) == "accuracy"
+    assert _protocol(RealNVP(num_features=2, hidden=4), Densities()) == "density"
+    assert _protocol(DDPM((3, 32, 32), channels=4, patch_size=4), Shapes(num_train=1)) == "shapes"
 
 
 class FewShapes(Shapes):

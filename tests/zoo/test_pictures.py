@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.errors import UserError
 from zoo.pictures import image_grid
 
 DARK = 40  # the lines between images
@@ -54,3 +55,11 @@ def test_images_are_not_changed():
     images = torch.full((5, 3, 8, 6), 2.0)
     image_grid(images)
     assert (images == 2).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_images_that_are_not_finite_are_not_drawn(value):
+    images = torch.zeros(4, 1, 8, 8)
+    images[2, 0, 3, 3] = value
+    with pytest.raises(UserError, match="not finite"):
+        image_grid(images)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from zoo.errors import UserError
+
 
 class _Features(nn.Module):
     """Adapts a classifier to torchmetrics: images in, features out, their width as `num_features`."""
@@ -18,7 +20,10 @@ class _Features(nn.Module):
         self.num_features: int = network.num_features  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network.features(x)  # type: ignore[operator]
+        features: Tensor = self.network.features(x)  # type: ignore[operator]
+        if not features.isfinite().all():  # the eigenvalue solver of the distance may crash on these
+            raise UserError("the features of the images are not finite: the images hold NaN or are far too large")
+        return features
 
 
 class FeatureFID:
@@ -27,6 +32,9 @@ class FeatureFID:
     Args:
         network: has `features(x) -> (B, F)` and `num_features`; put into evaluation mode.
         real: the real images, (N, C, H, W) as the network takes them. Their statistics are computed once.
+
+    Raises:
+        UserError: if the features of an image are not finite.
 
     References:
         Heusel et al. 2017, arXiv:1706.08500, eq. 6.

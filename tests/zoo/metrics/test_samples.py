@@ -6,6 +6,7 @@ import scipy.linalg
 import torch
 from torch import nn
 
+from zoo.errors import UserError
 from zoo.metrics.samples import FeatureFID, nearest_distances, precision_recall
 from zoo.nn.classifier import ImageClassifier
 
@@ -156,3 +157,14 @@ def test_distances_scale_with_the_images():
     for factor, shift in itertools.product((0.5, 3.0), (0.0, 2.0)):
         scaled = nearest_distances(factor * points + shift, factor * others + shift)
         torch.testing.assert_close(scaled, factor * nearest_distances(points, others), rtol=1e-5, atol=0)  # float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused_before_the_eigenvalues(value):
+    """The solver of the distance ended the process on these."""
+    network, real, broken = Projection(), draw(50, 0), draw(50, 1)
+    broken[7, 0, 0, 0] = value
+    with pytest.raises(UserError, match="not finite"):
+        FeatureFID(network, real)(broken)
+    with pytest.raises(UserError, match="not finite"):
+        FeatureFID(network, broken)
