@@ -1,4 +1,4 @@
-"""Trained models: a name or a folder becomes a `zoo` model; those that ship with the project live beside this file.
+"""Trained models: a name or a folder becomes a `zoo` model; those that ship with the project are in `shipped/`.
 
     from checkpoints import load
 

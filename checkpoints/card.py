@@ -1,6 +1,6 @@
 """The model card, README.md of a model folder: written from its config.json and results.json, never by hand.
 
-Both files may come from a stranger, so whatever is taken from them is shown as plain text: no markup, no HTML.
+Both files may come from an untrusted source, so their values are shown as plain text: no markup, no HTML.
 """
 
 import html
@@ -242,9 +242,10 @@ def _judge(results: dict[str, Any]) -> str:
     if not results.get("judge"):
         return ""
     judge = results["judge"]
+    accuracy = f"{100 * judge['test_accuracy']:.2f} %"
     return (
-        f"The features are those of `{_plain(judge['name'])}`, which reads {100 * judge['test_accuracy']:.2f} % of the "
-        "test images right. A feature-FID compares with another only under the same network, sample sizes and split."
+        f"The features are those of `{_plain(judge['name'])}`, which classifies {accuracy} of "
+        "the test images correctly. Feature-FIDs are comparable only with the same network, sample sizes and split."
     )
 
 

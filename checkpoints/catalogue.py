@@ -104,7 +104,7 @@ def describe(folder: Path) -> Description:
 
 
 def _data_of_old(origin: dict[str, Any]) -> dict[str, Any]:
-    """The data of a config.json of version 0.1, which has a name of ours in its origin, or that of an environment."""
+    """The data of a config.json of version 0.1, which names a data set or an environment in its origin."""
     name = origin.get("data")
     if not isinstance(name, str):
         return {}

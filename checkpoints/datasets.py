@@ -60,7 +60,7 @@ DENSITIES = {  # of the plane: name -> what it is
 
 
 def dataset_of(data: dict[str, Any]) -> Dataset:
-    """The data set of a description's `data`; a user's own is told by its class alone."""
+    """The data set of a description's `data`; of a user's own data only the class is known."""
     kind, arguments = data.get("class", ""), data.get("arguments", {})
     if kind in DATASETS:
         return DATASETS[kind]

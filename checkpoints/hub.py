@@ -80,7 +80,7 @@ def fetch(model: str, *, token: str | bool | None = None, local_files_only: bool
         local_files_only: do not ask the Hub; use the cache.
 
     Raises:
-        UserError: in one line, for everything that can go wrong; a second try starts clean.
+        UserError: in one line, for everything that can go wrong; trying again is safe.
     """
     repo_id, revision = parse(model)
     if local_files_only:
@@ -104,7 +104,7 @@ def fetch(model: str, *, token: str | bool | None = None, local_files_only: bool
             except RevisionNotFoundError:
                 raise UserError(f"{model!r} changed while it was downloaded: try again") from None
     except Unreachable as error:
-        raise UserError(f"{error}: try again, the download goes on where it stopped") from None
+        raise UserError(f"{error}: try again, the download resumes where it stopped") from None
     if revision != info.sha:  # for the time when there is no network
         _write(_cache(repo_id) / "refs" / revision, str(info.sha))
     return folder
@@ -139,7 +139,7 @@ def publish(
     parse(PREFIX + repo_id)
     card = render(folder, PREFIX + repo_id)
     contents = {name: folder / name for name in FILES if (folder / name).is_file()} | {CARD: card.encode()}
-    for name in contents:  # a link in a stranger's folder would send a file of the user's
+    for name in contents:  # a link in an untrusted folder would upload one of the user's own files
         if (folder / name).is_symlink() and Path(constants.HF_HUB_CACHE).resolve() not in folder.resolve().parents:
             raise UserError(f"{folder / name} is a link: put the file itself there to publish it")
     api = HfApi(token=token)
@@ -214,16 +214,16 @@ def _link(path: Path, blob: Path) -> None:
     try:
         path.symlink_to(os.path.relpath(blob, path.parent))
     except OSError:  # where there are no links, the client's cache has whole files
-        shutil.copyfile(blob, beside := path.with_name(f".{path.name}"))
-        os.replace(beside, path)
+        shutil.copyfile(blob, temporary := path.with_name(f".{path.name}"))
+        os.replace(temporary, path)
 
 
 def _write(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        beside.write_text(text)
-        os.replace(beside, path)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(text)
+        os.replace(temporary, path)
 
 
 def _is_right(path: Path, checksum: str) -> bool:

@@ -133,7 +133,7 @@ def _draw_points(path: Path, model: Any, data: Any, name: str, options: dict[str
 
 
 def _judge_of(data: Any) -> dict[str, Any]:
-    """Which classifier reads the pictures of this data, and how well."""
+    """The classifier that judges samples of this data, and its accuracy."""
     from commands.measures.judge import JUDGES
 
     judge = JUDGES.get(type(data).__name__)

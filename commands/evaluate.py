@@ -147,10 +147,22 @@ def compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics) -> dic
             raise UserError(f"the card of {name!r} has a metric {metric!r} that this version does not measure")
         now = metrics[metric]
         # at least the rounding of float32 sums, where a metric has no spread at all
-        tolerance = max(3 * entry["spread"] * math.sqrt(1 / entry["size"] + 1 / now.size), 1e-4 * abs(entry["value"]))
+        tolerance = max(3 * _spread(entry) * math.sqrt(1 / entry["size"] + 1 / now.size), 1e-4 * abs(entry["value"]))
         ok = abs(now.value - entry["value"]) <= tolerance
         answer[metric] = {"card": entry["value"], "now": now.value, "tolerance": tolerance, "ok": ok}
     return answer
+
+
+def _spread(entry: dict[str, Any]) -> float:
+    """The standard deviation of what a card's metric is the mean of.
+
+    A share of 0 or of 1 has none in the sample, but its probability is uncertain: by the rule of succession it is
+    p = (n + 1) / (n + 2) or 1 - p, of standard deviation sqrt(p (1 - p)).
+    """
+    spread, size = float(entry["spread"]), entry["size"]
+    if not spread and size > 1 and entry["value"] in (0, 1):
+        return math.sqrt(size + 1) / (size + 2)
+    return spread
 
 
 def _compare(name: str, card: dict[str, dict[str, Any]], metrics: Metrics, *, as_json: bool) -> int:

@@ -23,12 +23,14 @@ def accuracy(model: Any, described: Description, *, full: bool, say: Say) -> Met
         images, labels = data.images(split), data.labels(split)
         with torch.inference_mode():
             right = (model(images.to(device)).argmax(1).cpu() == labels).double()
-        metrics[name] = Measurement.of(right.tolist(), f"share of the {len(labels)} {split} images read right")
+        metrics[name] = Measurement.of(
+            right.tolist(), f"share of the {len(labels)} {split} images classified correctly"
+        )
     return metrics
 
 
 def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """Accuracy on noised test images; of digits, how often a judge reads what a model guided by it was asked for."""
+    """Accuracy on noised test images; of digits, how often a model that it guides draws what was asked for."""
     data = data_for(model, described)
     images, labels = data.images("test"), data.labels("test")
     metrics = _guided(model, labels, full=full, say=say) if described.data["class"] == "Digits" else {}
@@ -42,13 +44,13 @@ def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metr
         with torch.inference_mode():
             right = (model(noised.to(device), t.to(device)).argmax(1).cpu() == labels).double().tolist()
         metrics[f"test_accuracy_t{t[0]}"] = Measurement.of(
-            right, f"share of the {len(labels)} test images, noised to t = {t[0]} of {last}, read right"
+            right, f"share of the {len(labels)} test images, noised to t = {t[0]} of {last}, classified correctly"
         )
     return metrics
 
 
 def _guided(model: Any, labels: Tensor, *, full: bool, say: Say) -> Metrics:
-    """How often the judge of the digits reads a label that the shipped model, guided towards it, was asked for."""
+    """The share of samples of the shipped model, guided by this classifier, that show the label asked for."""
     guided: Any = checkpoints.load(GUIDED, device_of(model))
     name = JUDGES["Digits"]
     judge: Any = checkpoints.load(name)
@@ -63,6 +65,6 @@ def _guided(model: Any, labels: Tensor, *, full: bool, say: Say) -> Metrics:
         metrics[f"asked_label_scale{scale:g}"] = Measurement.of(
             read,
             f"share of the samples of {GUIDED}, guided with scale {scale:g} in 50 DDIM steps, that "
-            f"{name} reads as the label that was asked for; {draws} draws of the test images' labels",
+            f"{name} assigns to the label that was asked for; {draws} draws of the test images' labels",
         )
     return metrics

@@ -42,7 +42,7 @@ def load_data(data: dict[str, Any]) -> Any:
     """The DataModule that a description names by "class" and "arguments".
 
     Raises:
-        UserError: if no data set of ours has that name, or its arguments do not fit.
+        UserError: if no data set of this project has that name, or its arguments do not fit.
     """
     import datamodules
 

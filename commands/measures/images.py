@@ -28,7 +28,7 @@ LIKELIHOOD_STEPS = 50  # of Runge-Kutta
 
 
 def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """At each scale of guidance: the asked label, read by the judge; FID, precision and recall; copying."""
+    """At each scale of guidance: how often a sample shows the label asked for; FID, precision and recall; copying."""
     data = data_for(model, described)
     if not has_judge(data):
         return samples(model, described, full=full, say=say)
@@ -46,7 +46,7 @@ def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Met
         at = f"scale{scale:g}"
         asked[f"asked_label_{at}"] = Measurement.of(
             [right for scores in found for right in scores.read],
-            f"share of samples that {judge.name} reads as the label asked for; guidance scale {scale:g}, {how}",
+            f"share of samples that {judge.name} assigns to the label asked for; guidance scale {scale:g}, {how}",
         )
         fids[f"fid_ratio_{at}"] = Measurement.of(
             [scores.fid for scores in found],

@@ -16,7 +16,7 @@ JUDGES = {"Digits": "classifier-digits"}  # class of the data -> the model whose
 
 
 def has_judge(data: Any) -> bool:
-    """Whether a shipped classifier reads this data."""
+    """Whether a shipped classifier was trained on this data."""
     return type(data).__name__ in JUDGES
 
 
@@ -27,7 +27,7 @@ class Scores(NamedTuple):
     nearest: float
     precision: float
     recall: float
-    read: list[float]  # for each sample 1 if it reads as the label asked for, else 0; empty if none was
+    read: list[float]  # 1 for each sample that is classified as the label asked for, else 0; empty if none was
 
 
 class Judge:

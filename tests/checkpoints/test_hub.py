@@ -272,8 +272,8 @@ FAULTS = {
     "wrong token": (Fault("GET /api/models", status=401), "refuses access to me/tiny-waves: log in with"),
     "forbidden": (Fault("GET .*/resolve/", status=403), "refuses access"),
     "hub down": (Fault("GET /api/models", status=503), "error 503, and the cache does not hold config.json"),
-    "error in a download": (Fault("GET .*/resolve/", status=500), "error 500: try again, the download goes on"),
-    "error in a large download": (Fault("GET /cdn/", status=500), "error 500: try again, the download goes on"),
+    "error in a download": (Fault("GET .*/resolve/", status=500), "error 500: try again, the download resumes"),
+    "error in a large download": (Fault("GET /cdn/", status=500), "error 500: try again, the download resumes"),
     "rate limit": (Fault("GET /cdn/", status=429), "error 429"),
     "lost object": (Fault("GET /cdn/", status=404), "error 404"),
     "missing file": (Fault("GET .*/resolve/.*/config.json", status=404), "error 404"),
@@ -407,7 +407,7 @@ def test_a_cut_download_goes_on_by_itself(published, finished, small_chunks):
 
 def test_a_failed_download_goes_on_where_it_stopped_at_the_next_try(published, finished, small_chunks):
     published.faults = [Fault("GET /cdn/", cut=1000, times=1), Fault("GET /cdn/", cut=0)]
-    assert "try again, the download goes on where it stopped" in refusal(fetch, MODEL)
+    assert "try again, the download resumes where it stopped" in refusal(fetch, MODEL)
     published.faults = []
     published.requests.clear()
     folder = fetch(MODEL)

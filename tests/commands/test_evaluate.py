@@ -68,6 +68,14 @@ def test_the_tolerance_is_three_standard_errors_of_the_difference(capsys):
         assert (status, row["ok"]) == (1, False)
 
 
+def test_a_share_of_one_or_zero_has_a_tolerance_all_the_same(capsys):
+    """2,235 hits of 2,235: one miss in 894 is no fault, five are."""
+    for value, sign in ((1.0, -1), (0.0, 1)):
+        assert compared(capsys, value, 0.0, 2235, value + sign * 1 / 894, 894)[0] == 0
+        assert compared(capsys, value, 0.0, 2235, value + sign * 5 / 894, 894)[0] == 1
+    assert compared(capsys, 1.0, 0.0, 1, 0.99, 1)[0] == 1, "a single number is no share"
+
+
 def test_without_spread_the_rounding_of_float32_is_allowed(capsys):
     assert compared(capsys, 10.0, 0.0, 9, 10.0009, 9)[0] == 0
     assert compared(capsys, 10.0, 0.0, 9, 10.0011, 9)[0] == 1
@@ -352,7 +360,10 @@ def test_own_points_are_measured_and_have_a_card(command, space, tmp_path):
     arguments = described.arguments | {"num_classes": 0}
     folder = save_flow(tmp_path / "mine", "realnvp", described.origin, **arguments)
     describe_own(folder, "Points", path=str(table))
+    publish = ("publish", folder, "--repo-id", "me/mine", "--dry-run")
+    assert f"measure it with `evaluate {folder} --update`" in command(*publish).err
     assert command("evaluate", folder, "--update", "--data-license", "CC0-1.0").status == 0
+    assert command(*publish).status == 0, "the hint led on"
     metrics = read_json(folder / RESULTS)["metrics"]
     assert list(metrics) == ["nll_nats", "nll_of_a_normal_nats"]
     entropy = 1.5 * math.log(2 * math.pi * math.e)
