@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
-from zoo.random import normal
+from zoo.random import normal, per_row
 
 
 class Posterior(NamedTuple):
@@ -68,6 +68,7 @@ class VAE(nn.Module):
             raise ValueError("image_shape, latents, hidden and depth must be positive")
         self.shape, self.labels = tuple(image_shape), ()
         self.levels, self.latents, self.dims = levels, latents, math.prod(image_shape)
+        self.latent_shape = (latents,)
         self.encoder = _mlp(self.dims, hidden, 2 * latents, depth, dropout)
         self.decoder = _mlp(latents, hidden, self.dims * levels, depth, dropout)
 
@@ -162,19 +163,19 @@ class VAE(nn.Module):
         """
         self._refuse(labels)
         if n < 1:
-            raise UserError(f"num_samples must be at least 1, got {n!r}")
+            raise UserError(f"n must be at least 1, got {n!r}")
         if not 0 < temperature < math.inf:
             raise UserError(f"temperature must be above 0, got {temperature!r}")
         if noise is not None and noise.shape != (n, self.latents):
             raise UserError(f"noise must have the shape {(n, self.latents)}, got {tuple(noise.shape)}")
-        device = next(self.parameters()).device
-        z = normal((n, self.latents), generator, device) if noise is None else noise
-        probabilities = self.decode(temperature * z.to(next(self.parameters()))).softmax(-1)
+        weights, source = next(self.parameters()), per_row(generator)
+        z = normal((n, self.latents), source, weights.device) if noise is None else noise
+        probabilities = self.decode(temperature * z.to(weights)).softmax(-1)
         if expected:
             return self._image(probabilities @ torch.arange(self.levels).to(probabilities))
-        where = device if generator is None else generator.device
-        drawn = probabilities.to(where).flatten(0, -2).multinomial(1, generator=generator)
-        return self._image(drawn.view(n, *self.shape)).to(device)
+        uniform = torch.special.ndtr(normal((n, *self.shape), source, weights.device))
+        index = (probabilities.cumsum(-1) < uniform[..., None]).sum(-1)  # by the inverse of the distribution function
+        return self._image(index.clamp(max=self.levels - 1))
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (B,): a sum over the entries of x."""

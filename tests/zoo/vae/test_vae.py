@@ -109,10 +109,15 @@ def test_samples_lie_on_the_grid_as_often_as_the_model_says():
     torch.testing.assert_close(expected.flatten(), drawn.double().mean(0).flatten(), rtol=0, atol=0.02)
 
 
+def test_a_sample_does_not_depend_on_how_many_follow():
+    one, many = (model().sample(n, generator=torch.Generator().manual_seed(5)) for n in (3, 40))
+    torch.testing.assert_close(one, many[:3])
+
+
 def test_mistakes_are_named():
     made = model()
     for call, text in (
-        (lambda: made.sample(0), "num_samples must be at least 1, got 0"),
+        (lambda: made.sample(0), "n must be at least 1, got 0"),
         (lambda: made.sample(2, temperature=0.0), "temperature must be above 0, got 0.0"),
         (lambda: made.sample(2, noise=torch.zeros(2, 3)), r"noise must have the shape \(2, 2\), got \(2, 3\)"),
         (lambda: made.sample(2, labels=torch.tensor([1, 2])), "this model knows no classes"),
@@ -158,3 +163,4 @@ def test_a_run_is_exported_samples_and_has_a_density(tmp_path, command):
     answer = command("density", exported, "--input", tmp_path / "x.npy", "--output", tmp_path / "nats.csv", "--json")
     assert answer.status == 0, answer.err
     assert "bits_per_dim" in answer.out
+    assert command("figure", "interpolation", exported, "--output", tmp_path / "x.png").status == 0
