@@ -15,7 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from commands.policies import RETURN, measure_policy
+from checkpoints.catalogue import describe
+from checkpoints.store import load
+from commands.measures import measure
+from commands.measures.common import say
 
 
 def main() -> None:
@@ -32,7 +35,8 @@ def main() -> None:
             options = ["--seed_everything", seed, "--trainer.default_root_dir", run, *args.fit]
             command("fit", "--config", args.name, *options)
             command("export", run / "last.ckpt", run / "model")
-        returns[str(seed)] = measure_policy(str(run / "model"), "cpu")[RETURN].value
+        described = describe(run / "model")
+        returns[str(seed)] = measure(load(described), described, full=True, say=say)["mean_return"].value
         print(f"{args.name} seed {seed}: {returns[str(seed)]:.2f}", flush=True)
         (root / "results.json").write_text(json.dumps(returns, indent=2) + "\n")
     if args.no_folder:
