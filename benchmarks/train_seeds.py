@@ -17,8 +17,7 @@ from pathlib import Path
 
 from checkpoints.catalogue import describe
 from checkpoints.store import load
-from commands.measures import measure
-from commands.measures.common import say
+from commands.measures.policy import returns as measure_returns
 
 
 def main() -> None:
@@ -35,8 +34,7 @@ def main() -> None:
             options = ["--seed_everything", seed, "--trainer.default_root_dir", run, *args.fit]
             command("fit", "--config", args.name, *options)
             command("export", run / "last.ckpt", run / "model")
-        described = describe(run / "model")
-        returns[str(seed)] = measure(load(described), described, full=True, say=say)["mean_return"].value
+        returns[str(seed)] = mean_return(run / "model")
         print(f"{args.name} seed {seed}: {returns[str(seed)]:.2f}", flush=True)
         (root / "results.json").write_text(json.dumps(returns, indent=2) + "\n")
     if args.no_folder:
@@ -46,6 +44,11 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / f"seed-{median}" / "model", folder)
     command("evaluate", folder, "--update", "--seeds", *(root / f"seed-{seed}" / "model" for seed in returns))
+
+
+def mean_return(folder: Path) -> float:
+    described = describe(folder)
+    return measure_returns(load(described), described, full=True, say=lambda text: None)["mean_return"].value
 
 
 def command(*words: object) -> None:

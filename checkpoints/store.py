@@ -60,7 +60,8 @@ def build(name: str, arguments: dict[str, Any]) -> nn.Module:
             if isinstance(number, int | float) and not abs(number) <= LARGEST:
                 raise UserError(f"the arguments of {name!r} do not fit: {key} is beyond {LARGEST:,}")
     try:
-        return make(**plain).eval()
+        with torch.random.fork_rng(devices=[]):  # the weights that follow replace random ones
+            return make(**plain).eval()
     except Exception as error:  # values of any type come from a file, so anything may be raised
         raise UserError(f"the arguments of {name!r} do not fit: {_first_line(error)}") from error
 
@@ -178,7 +179,9 @@ def reference(model: nn.Module) -> dict[str, Tensor]:
 
 
 def verify(model: str) -> float:
-    """Largest difference between a MODEL's output for its reference input and the output that was stored.
+    """Largest difference between a MODEL's output for its reference input and the output y that was stored.
+
+    It is measured in units of max(1, |y|): processors agree on digits.
 
     Raises:
         UserError: as `load`; and if the folder has no reference.
@@ -190,7 +193,8 @@ def verify(model: str) -> float:
             raise TypeError("it holds complex numbers")
         if not stored["output"].isfinite().all():
             raise ValueError("its output is not finite")
-        return (_call(loaded, stored) - stored["output"]).abs().max().item()
+        expected = stored["output"]
+        return ((_call(loaded, stored) - expected).abs() / expected.abs().clamp(min=1)).max().item()
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is not a reference of this model: {_first_line(error)}") from error
 

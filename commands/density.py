@@ -18,7 +18,7 @@ from commands.labels import classes, label
 from commands.models import library_messages
 from commands.numbers import write_numbers
 from commands.options import add_device, at_least, check_output, choose_device
-from zoo.errors import UserError
+from zoo.errors import RowError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,9 +104,11 @@ def score(model: Any, rows: "Tensor", args: argparse.Namespace) -> "Tensor":
     with torch.inference_mode(), library_messages(args):
         for rank in torch.arange(len(rows)).split(IMAGES if len(model.shape) == 3 else POINTS):
             labels = None if asked is None else asked[rank % len(asked)].to(like.device)
-            found.append(
-                model.log_likelihood(rows[rank].to(like.device), labels=labels, generator=generator, **options)
-            )
+            try:
+                part = model.log_likelihood(rows[rank].to(like.device), labels=labels, generator=generator, **options)
+            except RowError as error:
+                raise error.after(int(rank[0])) from None
+            found.append(part)
     log_probs = torch.cat(found).double().cpu()
     if log_probs.isnan().any():
         row = int(log_probs.isnan().nonzero()[0]) + 1

@@ -15,7 +15,7 @@ from checkpoints.locate import find
 from checkpoints.whole import made_whole
 from zoo.errors import UserError
 
-TOLERANCE = 1e-3  # of the reference output, between machines
+TOLERANCE = 1e-3  # between machines, relative; see `checkpoints.store.verify`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,22 @@ class UserError(ValueError):
     """
 
 
+class RowError(UserError):
+    """A row of the data that cannot be used.
+
+    Args:
+        row: counted from 0. problem: what is wrong with it, to follow its name.
+    """
+
+    def __init__(self, row: int, problem: str) -> None:
+        super().__init__(f"row {row + 1} (counted from 1){problem}")
+        self.row, self.problem = row, problem
+
+    def after(self, rows: int) -> "RowError":
+        """The same error where `rows` others come before."""
+        return RowError(self.row + rows, self.problem)
+
+
 def one_line(text: str) -> str:
     """A message that may run over many lines as one line of at most 500 characters."""
     lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]

@@ -401,3 +401,9 @@ def test_a_reference_that_is_not_finite_is_refused(tiny, copy):
     stored = load_file(folder / REFERENCE)
     save_file(stored | {"output": stored["output"] * float("nan")}, folder / REFERENCE)
     assert "is not a reference of this model: its output is not finite" in message_of(checkpoints.verify, str(folder))
+
+
+def test_loading_leaves_the_random_state_alone():
+    state = torch.get_rng_state()
+    checkpoints.load("realnvp-moons")
+    assert torch.equal(torch.get_rng_state(), state)

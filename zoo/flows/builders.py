@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from zoo.errors import UserError
 from zoo.flows.chain import Chain, MultiScale
 from zoo.flows.coupling import Additive, Affine, Coupling, MaskedCoupling, Spline, Transform
 from zoo.flows.layers import ActNorm, Flatten, InvertibleLinear, Logit, Permutation, Scale, Squeeze, Standardise
@@ -153,7 +154,10 @@ def glow(
 
 def _entries(shape: tuple[int, ...]) -> int:
     if math.prod(shape) < 2:
-        raise ValueError(f"shape must hold at least two entries, so that one can condition the other, got {shape!r}")
+        raise UserError(
+            f"couplings need at least two columns, one to condition the other, got shape {shape!r}: "
+            "for a single column take --model CNF, which has none"
+        )
     return math.prod(shape)
 
 

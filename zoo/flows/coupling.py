@@ -1,12 +1,16 @@
-"""Coupling layers: some entries pass unchanged, and a network of them says how the others move.
+"""Coupling layers: some entries pass unchanged, and a network of them sets how the others move.
 
-    z_kept = x_kept,    z_moved = T(x_moved; net(x_kept)),    log |det| = sum log |T'|
+    z_kept = x_kept,    z_moved = T(x_moved; net(x_kept)),    log |det dz/dx| = sum log T'
+
+The Jacobian is triangular whatever the network computes, so that the determinant costs nothing more, and the inverse
+runs the same network: x_kept is known.
 
 References:
     Dinh et al. 2014, NICE, arXiv:1410.8516, section 3; Dinh et al. 2016, Real NVP, arXiv:1605.08803, equations 4 to 8;
     Durkan et al. 2019, Neural spline flows, arXiv:1906.04032, section 3.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -17,21 +21,23 @@ from zoo.flows.splines import parameters_per_entry, spline
 
 
 class Transform(Protocol):
-    """A monotone map of single numbers with `size` parameters each.
+    """T, an increasing map of single numbers with `size` parameters each.
 
-    Both methods take x (B, d, ...) and raw parameters (B, size * d, ...), as a network gives them, and return the image
-    and the logarithm of the derivative, both (B, d, ...). Zero parameters give the identity.
+    Both methods take x (B, d, ...) and unconstrained parameters (B, size * d, ...), and return T(x) and log T'(x), both
+    (B, d, ...); `inverse` those of the inverse of T. Parameters of zero give the identity.
     """
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def inverse(self, z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
+@dataclass(frozen=True)
 class Additive:
-    """z = x + t (NICE, section 3.2)."""
+    """z = x + t, which preserves volume (NICE, section 3.2)."""
 
     size = 1
 
@@ -42,17 +48,16 @@ class Additive:
         return z - raw, torch.zeros_like(z)
 
 
+@dataclass(frozen=True)
 class Affine:
-    """z = x exp(s) + t with s = c tanh(r / c), so that exp(-c) < dz/dx < exp(c), from raw (t, r).
+    """z = x exp(s) + t,   s = c tanh(r / c), from raw (t, r): exp(-c) < dz/dx < exp(c) keeps a deep flow stable.
 
     Args:
         bound: c.
     """
 
+    bound: float = 3.0
     size = 2
-
-    def __init__(self, bound: float = 3.0) -> None:
-        self.bound = bound
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._parameters(raw)
@@ -64,20 +69,25 @@ class Affine:
 
     def _parameters(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         shift, r = raw.chunk(2, 1)
-        # c tanh(r / c): on a CPU torch's sigmoid is seven times as fast as its tanh
+        # c tanh(r / c), written with a sigmoid, which is seven times as fast on a CPU
         return shift, torch.sigmoid(r * (2 / self.bound)) * (2 * self.bound) - self.bound
 
 
+@dataclass(frozen=True)
 class Spline:
-    """A rational-quadratic spline on [-b, b], the identity outside; see `zoo.flows.splines`.
+    """A monotone rational-quadratic spline on [-b, b], the identity outside; see `zoo.flows.splines`.
 
     Args:
-        bins: K. bound: b.
+        bins: K, pieces of the spline.
+        bound: b.
     """
 
-    def __init__(self, bins: int = 8, bound: float = 3.0) -> None:
-        self.size = parameters_per_entry(bins)
-        self.bound = bound
+    bins: int = 8
+    bound: float = 3.0
+
+    @property
+    def size(self) -> int:
+        return parameters_per_entry(self.bins)
 
     def forward(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         return spline(x, self._parameters(raw), self.bound)
@@ -90,18 +100,22 @@ class Spline:
 
 
 class Coupling(nn.Module):
-    """A coupling of two halves of the features (or channels): dimension 1 is sliced, never masked.
+    """Keeps the first half of the features (or channels) and moves the second; the other way round if `flip`.
 
     Args:
-        transform: T. net: (x_kept, context) -> raw parameters of T for all moved entries.
-        features: the size of dimension 1, at least 2.
-        flip: whether the second part is kept instead of the first. The first part is the smaller one of an odd number.
+        transform: T.
+        net: (x_kept, context) -> parameters of T for all moved entries.
+        features: size of dimension 1, at least 2. Of an odd number the first half is the smaller one.
+        flip: whether the second half is kept.
     """
 
     def __init__(self, transform: Transform, net: nn.Module, features: int, flip: bool = False) -> None:
         super().__init__()
         self.transform, self.net, self.flip = transform, net, flip
         self.sizes = [features // 2, features - features // 2]
+
+    def extra_repr(self) -> str:
+        return f"{self.transform}, sizes={self.sizes}, flip={self.flip}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         kept, moved = self._split(x)
@@ -114,7 +128,7 @@ class Coupling(nn.Module):
         return self._join(kept, moved), sum_entries(log_derivative)
 
     def _raw(self, kept: Tensor, context: Tensor | None) -> Tensor:
-        return self.net(kept, context).to(kept.dtype)  # a bfloat16 network moves float32 points
+        return self.net(kept, context).to(kept.dtype)  # under autocast the network answers in bfloat16
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.split(self.sizes, 1)
@@ -125,10 +139,11 @@ class Coupling(nn.Module):
 
 
 class MaskedCoupling(nn.Module):
-    """A coupling by any mask: the network sees x with zeros for the moved entries, and speaks for all entries.
+    """Keeps the entries of a mask: the network sees zeros in place of the others, and gives parameters for all entries.
 
     Args:
-        transform: T. net: (x * mask, context) -> raw parameters of T for all entries.
+        transform: T.
+        net: (x * mask, context) -> parameters of T for all entries.
         mask: (1, *shape), True where x is kept; see `zoo.flows.masks`.
     """
 
@@ -138,6 +153,9 @@ class MaskedCoupling(nn.Module):
         super().__init__()
         self.transform, self.net = transform, net
         self.register_buffer("mask", mask, persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"{self.transform}, kept={int(self.mask.sum())} of {self.mask.numel()}"
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_derivative = self.transform.forward(x, self._raw(x, context))

@@ -1,7 +1,7 @@
 """Bijections with no network: normalisation, mixing, reshaping, and the border between data and flow."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from zoo.flows.bijection import sum_entries
 class Standardise(nn.Module):
     """z = (x - mean) / std, fixed: a density of z becomes one of x in the units of the data.
 
+    Points are centred in float64, whatever the type of the weights: float32 resolves the seconds since 1970 to two
+    minutes. `inverse` gives float64 too where the type of z cannot resolve a thousandth of a standard deviation.
+
     Args:
         shape: of x without the batch. Until `fit`, the identity.
     """
@@ -23,7 +26,7 @@ class Standardise(nn.Module):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("std", torch.ones(shape))
 
     @property
@@ -49,10 +52,21 @@ class Standardise(nn.Module):
         self.set(x.mean(0), x.std(0, correction=0))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return (x - self.mean) / self.std, -self.std.log().sum().expand(len(x))
+        return (x - self.mean).to(self.std.dtype) / self.std, -self.std.log().sum().expand(len(x))
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.mean + self.std * z, self.std.log().sum().expand(len(z))
+        x = self.mean + self.std * z
+        coarse = self.mean.abs() * torch.finfo(z.dtype).eps > 1e-3 * self.std
+        return x if bool(coarse.any()) else x.to(z.dtype), self.std.log().sum().expand(len(z))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """Moves the layer as `fn` does, as for `half()` or `to("cuda")`, but keeps the mean in float64."""
+        mean = self.mean
+        self.mean = mean.float()  # Apple's GPUs know no float64: there the mean is rounded
+        super()._apply(fn, recurse)
+        device = self.mean.device
+        self.mean = mean.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        return self
 
 
 class Logit(nn.Module):

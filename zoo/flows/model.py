@@ -1,6 +1,7 @@
 """A flow: a bijection and a base distribution, which make a density with exact log-probabilities."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +48,14 @@ class Flow(nn.Module):
         if levels < 0 or levels == 1:
             raise ValueError(f"levels must be 0 or at least 2, got {levels!r}")
         self.shape, self.dims = tuple(shape), math.prod(shape)
-        self.base, self.levels, self.num_classes = base, levels, num_classes
+        self.base, self.levels = base, levels
         self.labels = (num_classes,) if num_classes else ()
         self.bijection = bijection
         self.register_buffer("like", torch.zeros(()), persistent=False)  # the type and device of the weights
+
+    def extra_repr(self) -> str:
+        levels = f", levels={self.levels}" if self.levels else ""
+        return f"shape={self.shape}, base={self.base}{levels}, labels={self.labels}"
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -67,13 +72,14 @@ class Flow(nn.Module):
         return self.log_prob(x, labels)
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Two inputs of `forward`: a point that the model draws and one farther out, or dequantised images."""
-        labels = {"labels": torch.tensor([0, self.num_classes - 1])} if self.num_classes else {}
+        """Two inputs of `forward`: a sample and one half as far again from the mean, or dequantised images."""
+        labels = {"labels": torch.tensor([0, self.labels[0] - 1])} if self.labels else {}
         if self.levels:
             return {"x": torch.rand((2, *self.shape), generator=generator)} | labels
         x = self.sample(2, labels=labels.get("labels"), generator=generator)
-        # away from the data: a density may be the same everywhere on them
-        return {"x": x * torch.tensor([[1.0], [1.5]])} | labels
+        centre = self._entrance.mean.to(x) if isinstance(self._entrance, Standardise) else torch.zeros_like(x[0])
+        # a step off the data: a density may be the same everywhere on them
+        return {"x": centre + (x - centre) * torch.tensor([[1.0], [1.5]])} | labels
 
     def log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Log-density in nats, (B,), never below float32: autocasting is off inside.
@@ -90,10 +96,7 @@ class Flow(nn.Module):
 
     def encode(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """z (B, D) and log |det dz/dx| (B,) of x as in `log_prob`."""
-        if x.shape[1:] != self.shape:
-            raise UserError(f"x must have the shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        context = self._context(labels, len(x))
-        x = x.to(self.like)
+        x, context = self._entering(x), self._context(labels, len(x))
         if not torch.is_autocast_enabled(x.device.type):
             return self.bijection(x, context)
         with torch.autocast(x.device.type, enabled=False):
@@ -109,7 +112,8 @@ class Flow(nn.Module):
     def path(self, points: Tensor, labels: Tensor | None = None, inverse: bool = False) -> list[Tensor]:
         """Where x goes, layer by layer, up to z; with `inverse`, where z goes, up to x. The start comes first."""
         chain = self.bijection if hasattr(self.bijection, "path") else Chain([self.bijection])
-        return chain.path(points.to(self.like), self._context(labels, len(points)), inverse)  # type: ignore[operator]
+        start = points.to(self.like) if inverse else self._entering(points)
+        return chain.path(start, self._context(labels, len(points)), inverse)  # type: ignore[operator]
 
     @torch.inference_mode()
     def sample(
@@ -124,11 +128,11 @@ class Flow(nn.Module):
         """Draws points (n, D), or images (n, C, H, W) in [-1, 1] on the grid of grey levels.
 
         Args:
-            n: at least 1.
-            temperature: above 0; the base's noise is multiplied by it.
+            n: how many, at least 1.
             labels: (n,) or (n, 1) classes, of a conditional density.
-            noise: a draw of the base distribution (n, D), instead of drawing it.
             generator: source of the noise.
+            noise: a draw of the base distribution (n, D), instead of drawing it.
+            temperature: factor of the base's noise, above 0; below 1 samples keep to where the density is high.
 
         Raises:
             UserError: if an argument is out of range.
@@ -163,7 +167,7 @@ class Flow(nn.Module):
             x: points (B, D), or images (B, C, H, W) in [-1, 1] on the grid of grey levels.
             labels: (B,) or (B, 1) classes, of a conditional density.
             generator: source of the noise u.
-            draws: K, of images.
+            draws: of the noise behind each estimate for an image, K; more give a tighter bound.
 
         Returns:
             (B,) nats.
@@ -171,22 +175,12 @@ class Flow(nn.Module):
         Raises:
             UserError: if x has another shape, or the images are not on the model's grid.
         """
-        if not self.levels:
-            return self.log_prob(x, labels)
-        if draws < 1:
-            raise UserError(f"draws must be at least 1, got {draws!r}")
-        check_on_grid(x, self.levels)
-        images = x.to(self.like)
-        found = []
-        for _ in range(draws):
-            noise = _uniform(images.shape, generator, images.device).to(images)
-            found.append(self.log_prob(dequantise(images, self.levels, noise), labels))
-        return torch.stack(found).logsumexp(0) - math.log(draws) - self.dims * math.log(self.levels)
+        return self._log_likelihood(lambda y: self.log_prob(y, labels), x, generator, draws)
 
     @property
     def has_statistics(self) -> bool:
-        """Whether the layer that meets the data has the data's statistics; that of a new model is the identity."""
-        return any(layer.is_fitted for layer in self.modules() if isinstance(layer, Standardise | Marginals))
+        """Whether the first layer has the statistics of data; that of a new model is the identity."""
+        return isinstance(self._entrance, Standardise | Marginals) and self._entrance.is_fitted
 
     def standardise(self, mean: Tensor, std: Tensor) -> None:
         """Sets the statistics of the training data, (D,) each, in the first layer; see `zoo.flows.layers.Standardise`.
@@ -194,10 +188,9 @@ class Flow(nn.Module):
         Raises:
             UserError: if the model has no such layer, or as there.
         """
-        for layer in self.modules():
-            if isinstance(layer, Standardise):
-                return layer.set(mean, std)
-        raise UserError("this model is a density of images and takes no mean and standard deviation")
+        if not isinstance(self._entrance, Standardise):
+            raise UserError("this model is a density of images and takes no mean and standard deviation")
+        self._entrance.set(mean, std)
 
     def equalise(self, images: Tensor) -> None:
         """Starts each pixel's histogram with that of images (N, C, H, W); see `zoo.flows.marginals.Marginals`.
@@ -205,28 +198,52 @@ class Flow(nn.Module):
         Raises:
             UserError: if the model is a density of points, or the images are not on its grid of grey levels.
         """
-        if not self.levels:
+        if not isinstance(self._entrance, Marginals):
             raise UserError("this model is a density of points and takes no images")
         check_on_grid(images, self.levels)
-        y = dequantise(images, self.levels, torch.full_like(images, 0.5))
-        for layer in self.modules():
-            if isinstance(layer, Marginals):
-                layer.fit(y.to(self.like))
+        self._entrance.fit(dequantise(images, self.levels, torch.full_like(images, 0.5)).to(self.like))
+
+    @property
+    def _entrance(self) -> nn.Module:
+        """The layer that meets the data."""
+        return self.bijection.bijections[0] if isinstance(self.bijection, Chain) else self.bijection
+
+    def _entering(self, x: Tensor) -> Tensor:
+        """x (B, *shape) in the type of the weights; points that are standardised first in that of their mean."""
+        if x.shape[1:] != self.shape:
+            raise UserError(f"x must have the shape (N, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        return x.to(self._entrance.mean if isinstance(self._entrance, Standardise) else self.like)
+
+    def _log_likelihood(
+        self, log_prob: Callable[[Tensor], Tensor], x: Tensor, generator: torch.Generator | None, draws: int
+    ) -> Tensor:
+        """`log_likelihood` by means of a log-density of points, or of dequantised images."""
+        if not self.levels:
+            return log_prob(x)
+        if draws < 1:
+            raise UserError(f"draws must be at least 1, got {draws!r}")
+        check_on_grid(x, self.levels)
+        images = x.to(self.like)
+        found = []
+        for _ in range(draws):
+            noise = _uniform(images.shape, generator, images.device).to(images)
+            found.append(log_prob(dequantise(images, self.levels, noise)))
+        return torch.stack(found).logsumexp(0) - math.log(draws) - self.dims * math.log(self.levels)
 
     def _context(self, labels: Tensor | None, batch: int) -> Tensor | None:
         if labels is None:
-            if self.num_classes:
-                raise UserError(f"labels must be given: this model knows the classes 0 ... {self.num_classes - 1}")
+            if self.labels:
+                raise UserError(f"labels must be given: this model knows the classes 0 ... {self.labels[0] - 1}")
             return None
-        if not self.num_classes:
+        if not self.labels:
             raise UserError("labels must not be given: this model knows no classes")
         if labels.numel() != batch:
             raise UserError(f"labels must be one for each of {batch}, got {labels.numel()}")
-        labels = labels.to(self.like.device).view(-1).long()
+        labels, classes = labels.to(self.like.device).view(-1).long(), self.labels[0]
         checked = not (self.training or torch.compiler.is_compiling())  # the check makes a GPU wait
-        if checked and bool(((labels < 0) | (labels >= self.num_classes)).any()):
-            raise UserError(f"labels must be from 0 to {self.num_classes - 1}, got {labels.tolist()!s:.50}")
-        return F.one_hot(labels, self.num_classes).to(self.like.dtype)
+        if checked and bool(((labels < 0) | (labels >= classes)).any()):
+            raise UserError(f"labels must be from 0 to {classes - 1}, got {labels.tolist()!s:.50}")
+        return F.one_hot(labels, classes).to(self.like.dtype)
 
     def _draw(self, n: int, generator: torch.Generator | None) -> Tensor:
         if self.base == "normal":

@@ -1,18 +1,20 @@
-"""Solving dy/dt = f(t, y): torchdiffeq's solvers, with evaluations that are counted and bounded."""
+"""Solving dy/dt = f(t, y): torchdiffeq's solvers, or one step size a row, with evaluations counted and bounded."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.errors import RowError, UserError
+from zoo.flows.row_steps import StuckError, solve_rows
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3")
 FIXED = ("euler", "midpoint", "rk4")
 GRADIENTS = ("backprop", "adjoint")
-Dynamics = Callable[[Tensor, Tensor], Tensor]  # (t of shape (), y of shape (B, n)) -> dy/dt
+# (t, y (N, n), which rows of the batch these are) -> dy/dt (N, n), for t of shape () or (N,); rows None are all of them
+Dynamics = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,35 +54,56 @@ class Solver:
             raise UserError(f"gradient must be one of {', '.join(GRADIENTS)}, got {self.gradient!r}")
 
     def integrate(
-        self, dynamics: Dynamics, y: Tensor, start: float, end: float, parameters: Sequence[Tensor] = ()
+        self,
+        dynamics: Dynamics,
+        y: Tensor,
+        start: float,
+        end: float,
+        parameters: Sequence[Tensor] = (),
+        each_row: bool = False,
     ) -> tuple[Tensor, "Evaluations"]:
         """y at time `end` of the solution through y (B, n) at time `start`, in either direction of time.
 
         Args:
             parameters: what an adjoint differentiates by besides y: every tensor that `dynamics` uses.
+            each_row: whether an adaptive method chooses the steps of each row by itself, so that its solution does not
+                depend on the other rows. Else the hardest row sets the steps of all, which suits training: a batch then
+                has one time. Differentiated by "backprop".
 
         Raises:
-            UserError: if the tolerance was not reached within `max_evaluations`, or the solution is no number.
+            UserError: if the tolerance was not reached within `max_evaluations`, or the solution is not finite.
         """
+        count = Evaluations(dynamics, self)
+        if each_row and self.method in ADAPTIVE:
+            try:
+                y = solve_rows(count, y, start, end, self.method, self.tolerance)
+            except StuckError as error:
+                raise count.failure("the step underflowed", error.time, error.rows) from None
+        else:
+            y = self._integrate_batch(count, y, start, end, parameters)
+        count.forward = count.total
+        return y, count
+
+    def _integrate_batch(
+        self, count: "Evaluations", y: Tensor, start: float, end: float, parameters: Sequence[Tensor]
+    ) -> Tensor:
         from torchdiffeq import odeint, odeint_adjoint  # here, since scipy comes with it
 
-        count = Evaluations(dynamics, self)
         times = torch.tensor([start, end], dtype=y.dtype, device=y.device)
+        options: dict[str, Any] = {"grid_constructor": self._grid}
         if self.method in ADAPTIVE:
             # Else the last step runs over the end and is interpolated. Both signs, since the adjoint turns time round.
             options = {"norm": _largest, "step_t": torch.cat([times, -times]).unique()}
-        else:
-            options = {"grid_constructor": self._grid}
         settings = {"atol": self.tolerance, "rtol": self.tolerance, "method": self.method, "options": options}
+        solved: Tensor
         try:
             if self.gradient == "adjoint":
-                y = odeint_adjoint(count, y, times, adjoint_params=tuple(parameters), **settings)[1]
+                solved = odeint_adjoint(count, y, times, adjoint_params=tuple(parameters), **settings)[1]
             else:
-                y = odeint(count, y, times, **settings)[1]
+                solved = odeint(count, y, times, **settings)[1]
         except AssertionError as error:  # the step underflowed, or the state is not finite
-            raise count.failure(str(error).split(" tensor")[0].split(":")[0]) from None
-        count.forward = count.total
-        return y, count
+            raise count.failure(str(error).split(" tensor")[0].split(":")[0], count.time) from None
+        return solved
 
     def _grid(self, _: Dynamics, __: Tensor, times: Tensor) -> Tensor:
         grid = torch.linspace(float(times[0]), float(times[-1]), self.steps + 1, dtype=times.dtype, device=times.device)
@@ -98,29 +121,32 @@ class Evaluations:
     def __init__(self, dynamics: Dynamics, solver: Solver) -> None:
         self.dynamics, self.solver = dynamics, solver
         self.total = self.forward = 0
-        self.at = torch.tensor(math.nan)
+        self.time = torch.tensor(torch.nan)
 
     @property
     def backward(self) -> int:
         return self.total - self.forward
 
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        self.at = t
+    def __call__(self, t: Tensor, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        self.time = t
         if self.total - self.forward >= self.solver.max_evaluations:
-            raise self.failure("too many evaluations")
+            raise self.failure("too many evaluations", t, rows)
         self.total += 1
-        return self.dynamics(t, y)
+        return self.dynamics(t, y, rows)
 
-    def failure(self, reason: str) -> UserError:
-        solver, t = self.solver, float(self.at.detach())
-        goal = (
-            f"reach its tolerance {solver.tolerance:g}" if solver.method in ADAPTIVE else f"take {solver.steps} steps"
+    def failure(self, reason: str, t: Tensor, rows: Tensor | None = None) -> UserError:
+        """The error of a solve that is given up at times t, () or (N,), for some `rows` (N,) or for the whole batch."""
+        solver = self.solver
+        aim = f"reach its tolerance {solver.tolerance:g}" if solver.method in ADAPTIVE else f"take {solver.steps} steps"
+        message = (
+            f"solver {solver.method!r} could not {aim}: {reason} at t = {float(t.detach().view(-1)[0]):.4g} after "
+            f"{self.total} evaluations of the velocity; raise the tolerance or max_evaluations, or train a smoother "
+            "field: kinetic and Jacobian regularisation, weight decay"
         )
-        return UserError(
-            f"solver {solver.method!r} could not {goal}: {reason} at t = {t:.4g} after {self.total} "
-            "evaluations of the velocity; raise the tolerance or max_evaluations, or train a smoother field: "
-            "kinetic and Jacobian regularisation, weight decay"
-        )
+        if rows is None:
+            return UserError(message)
+        others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        return RowError(int(rows[0]), f"{others}: {message}; or leave such rows out")
 
 
 def _largest(y: Tensor) -> Tensor:

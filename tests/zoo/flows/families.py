@@ -111,6 +111,6 @@ def flow(name: str) -> tuple[Flow, Tensor, Tensor | None]:
     model = FLOWS[name]()
     awake(model)
     x = torch.rand(64, *model.shape).double()
-    labels = torch.arange(64) % model.num_classes if model.num_classes else None
+    labels = torch.arange(64) % model.labels[0] if model.labels else None
     model.train().log_prob(x, labels)
     return model.eval(), x[:5].clone(), None if labels is None else labels[:5]

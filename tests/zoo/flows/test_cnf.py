@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.errors import UserError
+from zoo.errors import RowError, UserError
 from zoo.flows.cnf import CNF, DATA, NOISE, flow_matching_loss
+from zoo.flows.cnf_model import cnf as cnf_model
 from zoo.flows.ode import FIXED, Solver
 from zoo.flows.velocity import ACTIVATIONS, Change, VelocityMLP
 
@@ -200,6 +201,103 @@ def test_hutchinson_is_unbiased_and_its_signs_stay_for_a_solve():
         for solver in (Solver(tolerance=1e-9), Solver("rk4", steps=64))
     ]
     torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-6)
+
+
+# evaluation, where each row has its own steps
+
+
+@pytest.mark.parametrize(("method", "tolerance"), [("dopri5", 1e-8), ("dopri8", 1e-8), ("bosh3", 1e-6)])
+@pytest.mark.parametrize("start", [DATA, NOISE])
+def test_each_row_by_itself_has_the_closed_form(start, method, tolerance):
+    # v = -x^3: x_1 = x_0 / sqrt(1 + 2 x_0^2), log |det| = -3/2 sum log(1 + 2 x_0^2)
+    class Cubic(Linear):
+        def change(self, t, x, context=None, probe=None, exact=True):
+            return Change(-x.pow(3), -3 * x.square().sum(1), None)
+
+    x0, cnf = points(40, DIMS), CNF(Cubic(0.0), Solver(method, tolerance=tolerance)).eval()
+    x0[0] = torch.tensor([30.0, -20.0, 10.0])
+    stretch = 1 + 2 * x0.square()
+    x1, ladj = x0 / stretch.sqrt(), -1.5 * stretch.log().sum(1)
+    if start == NOISE:
+        found, found_ladj = cnf.inverse(x0)
+        close = {"rtol": 10 * tolerance, "atol": 10 * tolerance}
+        torch.testing.assert_close(found, x1, **close)
+        torch.testing.assert_close(found_ladj, ladj, **close)
+    else:  # back, where the error grows by the map's derivative
+        found, found_ladj = cnf(x1[1:])
+        close = {"rtol": 1000 * tolerance, "atol": 1000 * tolerance}
+        torch.testing.assert_close(found, x0[1:], **close)
+        torch.testing.assert_close(found_ladj, -ladj[1:], **close)
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 2e-5), (torch.float64, 1e-10)])
+def test_a_row_does_not_depend_on_its_companions(dtype, rounding):
+    cnf, x, context = CNF(field(context=CONTEXT)).to(dtype).eval(), points(300, DIMS), points(300, CONTEXT)
+    x, context = x.to(dtype), context.to(dtype)
+    x[:10] *= 1e4  # deviations
+    z, ladj = cnf(x, context)
+    for rows in (slice(20, 21), slice(10, 300), torch.arange(299, 9, -7)):
+        alone, alone_ladj = cnf(x[rows], context[rows])
+        torch.testing.assert_close(alone, z[rows], rtol=rounding, atol=rounding)
+        torch.testing.assert_close(alone_ladj, ladj[rows], rtol=rounding, atol=rounding)
+
+
+def test_evaluation_is_differentiable():
+    net, x = field(), points().requires_grad_()
+    found = [
+        torch.autograd.grad(cnf(x)[1].sum(), [x, *net.layers.parameters()])
+        for cnf in (CNF(net, TIGHT).train(), CNF(net, TIGHT).eval())
+    ]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_the_row_that_cannot_be_solved_is_named():
+    class Stiff(Linear):
+        def change(self, t, x, context=None, probe=None, exact=True):
+            return Change(-(x**9), torch.zeros_like(x[:, 0]), None)
+
+    x = points(5, DIMS)
+    x[3, 1] = 1e4
+    with pytest.raises(RowError, match=r"row 4 \(counted from 1\): solver 'dopri5' could not reach its .* evaluations"):
+        CNF(Stiff(0.0), Solver(max_evaluations=300)).eval().inverse(x)
+    x[1, 2] = math.nan
+    with pytest.raises(RowError, match=r"row 2 \(counted from 1\).*: the step underflowed at t = 0 .* leave such rows"):
+        CNF(Stiff(0.0)).eval().inverse(x)
+    assert str(RowError(3, " is odd").after(100)) == "row 104 (counted from 1) is odd"
+
+
+def test_a_tolerance_adds_digits_in_float64():
+    torch.manual_seed(0)
+    model = cnf_model((2,), hidden=8, depth=2).double().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = 3 * torch.randn(50, 2, dtype=torch.float64)
+    exact, tolerances = model.log_likelihood(x, tolerance=1e-11), (1e-4, 1e-6, 1e-8)
+    errors = [(model.log_likelihood(x, tolerance=t) - exact).abs().max() for t in tolerances]
+    assert all(error < 1000 * t for error, t in zip(errors, tolerances, strict=True)), errors
+    assert torch.equal(model.log_likelihood(x), model.log_likelihood(x, tolerance=1e-5)), "the model's own"
+    with pytest.raises(UserError, match="tolerance must be between 0 and 1, got -1"):
+        model.log_likelihood(x, tolerance=-1.0)
+
+
+def test_an_estimate_of_the_trace_has_one_value_in_evaluation():
+    torch.manual_seed(0)
+    model = cnf_model((3,), hidden=8, depth=2, trace="hutchinson").eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(40, 3)
+    state = torch.get_rng_state()
+    value = model(x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(model(x), value)
+    assert torch.equal(model.log_likelihood(x), value)
+    torch.testing.assert_close(model(x[:7]), value[:7])  # signs of a row, whatever follows
+    one, two, other = (model.log_likelihood(x, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, other)
+    model.train()
+    assert not torch.equal(model.log_prob(x), model.log_prob(x))
 
 
 def test_training_has_its_own_solver_and_trace():

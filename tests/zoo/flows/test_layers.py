@@ -85,10 +85,40 @@ def test_standardise_takes_the_statistics_of_data():
     x = torch.tensor([1e6, -5.0, 0.0]) + torch.tensor([10.0, 0.1, 1.0]) * torch.randn(1000, 3)
     layer.fit(x)
     z, ladj = layer(x)
-    # float32 resolves 1e6 to 0.06
-    torch.testing.assert_close(z.mean(0), torch.zeros(3), rtol=0, atol=1e-2)
-    torch.testing.assert_close(z.std(0), torch.ones(3), rtol=1e-2, atol=0)
+    # float32 resolves 1e6 to 0.06; the points are rounded, their mean is not
+    torch.testing.assert_close(z.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z.std(0, correction=0), torch.ones(3), rtol=1e-5, atol=0)
     assert ladj[0].item() == pytest.approx(-layer.std.log().sum().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_standardise_centres_in_float64(dtype):
+    """Seconds since 1970 within ten: float32 resolves them to 128."""
+    layer = Standardise((2,)).to(dtype)
+    centred = 10 * torch.randn(500, 2, dtype=torch.float64)
+    x = centred + torch.tensor([1.7e9, 2000.0])
+    layer.fit(x)
+    layer = copy.deepcopy(layer).to(dtype)
+    assert layer.mean.dtype == torch.float64
+    z, _ = layer(x)
+    assert z.dtype == dtype
+    expected = (centred - centred.mean(0)) / centred.std(0, correction=0)
+    torch.testing.assert_close(
+        z.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6 if dtype != torch.bfloat16 else 0.02
+    )
+    back, _ = layer.inverse(z)
+    assert back.dtype == torch.float64, "float32 would round them"
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-5 if dtype != torch.bfloat16 else 0.2)
+
+
+def test_standardise_keeps_float32_where_that_resolves_the_data():
+    layer = Standardise((2,))
+    layer.set(torch.tensor([2000.0, 0.0]), torch.tensor([1.0, 1e-9]))
+    x = layer.mean.float() + layer.std * torch.randn(50, 2)
+    assert torch.equal(layer(x)[0], (x - layer.mean.float()) / layer.std)
+    z = torch.randn(50, 2)
+    assert layer.inverse(z)[0].dtype == torch.float32
+    assert torch.equal(layer.inverse(z)[0], layer.mean.float() + layer.std * z)
 
 
 @pytest.mark.parametrize("broken", [torch.tensor([1.0, 0.0]), torch.tensor([1.0, torch.nan])])

@@ -9,6 +9,7 @@ import torch
 from tests.zoo.flows.families import FLOWS, awake, flow
 from zoo.errors import UserError
 from zoo.flows.builders import glow, nice, realnvp
+from zoo.flows.cnf_model import cnf
 from zoo.flows.layers import Standardise
 from zoo.flows.model import Flow
 
@@ -113,6 +114,44 @@ def test_a_seed_fixes_the_samples_and_points_are_in_the_units_of_the_data():
     assert abs(first[:, 1].median() + 1) < 0.3
 
 
+@pytest.mark.parametrize("build", [realnvp, cnf], ids=["realnvp", "cnf"])
+def test_the_example_lies_near_the_data(build):
+    model = build((2,), hidden=8).eval()
+    model.standardise(torch.tensor([2000.0, -1e9]), torch.tensor([1.0, 5.0]))
+    x = model.example(torch.Generator().manual_seed(0))["x"]
+    away = (x - torch.tensor([2000.0, -1e9])) / torch.tensor([1.0, 5.0])
+    assert away.abs().max() < 8
+    assert model(x).isfinite().all()
+
+
+@pytest.mark.parametrize("build", [nice, realnvp, cnf], ids=["nice", "realnvp", "cnf"])
+def test_a_density_does_not_depend_on_the_origin(build):
+    model, moved = (build((2,), hidden=8).eval() for _ in range(2))
+    awake(model).float()
+    moved.load_state_dict(model.state_dict())
+    x = 10 * torch.randn(50, 2, dtype=torch.float64)
+    origin = torch.tensor([1.7e9, 0.0])  # seconds since 1970
+    model.standardise(x.mean(0), x.std(0))
+    moved.standardise((x + origin).mean(0), (x + origin).std(0))
+    torch.testing.assert_close(moved.log_likelihood(x + origin), model.log_likelihood(x), rtol=1e-4, atol=1e-4)
+    one, other = (m.sample(50, generator=torch.Generator().manual_seed(0)) for m in (model, moved))
+    torch.testing.assert_close((other - origin).float(), one, rtol=1e-4, atol=1e-4)
+
+
+def test_the_noise_of_a_sample_does_not_depend_on_their_number():
+    model = plane("spline")
+    few, many = (model.sample(n, generator=torch.Generator().manual_seed(0)) for n in (5, 40))
+    torch.testing.assert_close(few, many[:5])
+
+
+def test_what_a_flow_says_of_itself():
+    text = str(realnvp((3,), coupling="spline", bins=5, num_classes=4, base="logistic"))
+    assert "shape=(3,), base=logistic, labels=(4,)" in text
+    assert "Spline(bins=5, bound=3.0), sizes=[1, 2], flip=True" in text
+    assert "levels=17" in str(glow((1, 8, 4), 17, steps=1, channels=4))
+    assert "solver=dopri5, tolerance=1e-05, trace=exact" in str(cnf((2,), hidden=4))
+
+
 def test_classes_have_densities_of_their_own():
     model = realnvp((2,), num_classes=3, hidden=8)
     awake(model, spread=0.3)
@@ -185,7 +224,10 @@ def test_mistakes_with_images_and_classes_are_named():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (partial(realnvp, (1,)), "shape must hold at least two entries"),
+        (
+            partial(realnvp, (1,)),
+            "couplings need at least two columns.*got shape .1,.: for a single column take --model CNF",
+        ),
         (partial(realnvp, (2,), coupling="cubic"), "coupling must be 'affine' or 'spline', got 'cubic'"),
         (partial(realnvp, (2,), base="cauchy"), "base must be one of normal, logistic, got 'cauchy'"),
         (partial(realnvp, (2,), levels=1), "levels must be 0 or at least 2, got 1"),
