@@ -81,7 +81,8 @@ def bare(o: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from datamodules.experience.collector import Collector
-    from datamodules.experience.environments import make_vector, spaces_of
+    from datamodules.experience.environments import spaces_of
+    from datamodules.experience.vector import make_vector
     from zoo.rl.flat import FlatAdam, FlatParameters
     from zoo.rl.on_policy.ppo import ppo_loss, rows_of
     from zoo.rl.policies import ActorCritic

@@ -56,7 +56,7 @@ def environment_of(described: Description, policy: Any, environment: str | None 
     Raises:
         UserError: if none is known, or its sizes are not those of the policy.
     """
-    from datamodules.experience.environments import make, spaces_of
+    from datamodules.experience.environments import check_environment, make, spaces_of
 
     data = described.data.get("arguments", {})
     name = environment or data.get("environment")
@@ -65,15 +65,17 @@ def environment_of(described: Description, policy: Any, environment: str | None 
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise UserError(f"{model!r} does not say in which environment it plays: pass --environment")
     env = make(name, arguments)
-    there = spaces_of(name, env.observation_space, env.action_space)
-    env.close()
-    if policy.observation_shape != there["observation_shape"]:
-        raise UserError(
-            f"{model!r} takes observations of shape {policy.observation_shape}, but those of {name} are of shape "
-            f"{there['observation_shape']}"
-        )
-    if (policy.num_actions, len(policy.low)) != (there["num_actions"], len(there["action_low"])):
-        raise UserError(f"{model!r} takes other actions than {name}: choose an environment with {policy.num_actions}")
+    try:
+        there = spaces_of(name, env.observation_space, env.action_space)
+        check_environment(name, env)
+    finally:
+        env.close()
+    ours, theirs = policy.observation_shape, there["observation_shape"]
+    if ours != theirs:
+        raise UserError(f"{model!r} takes observations of shape {ours}, but those of {name} are of shape {theirs}")
+    for part in ("num_actions", "action_low", "action_high"):
+        if policy.spaces[part] != there[part]:
+            raise UserError(f"{model!r} has {part} {policy.spaces[part]}, but {name} has {there[part]}")
     return name, arguments
 
 
@@ -83,8 +85,8 @@ def write_clip(new: Path, folder: Path) -> dict[str, Any]:
     It shows the beginning of the episode at true speed, as much as fits into CLIP_BYTES.
     """
     from commands.drawing.films import filming
-    from datamodules.experience.collector import play
     from datamodules.experience.environments import make
+    from datamodules.experience.episodes import play
 
     policy, name, arguments = load_policy(str(folder), "cpu")
     returns = play(policy, partial(make, name, arguments), range(CLIP_EPISODES)).returns

@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from datamodules.experience.collector import play
     from datamodules.experience.environments import make
+    from datamodules.experience.episodes import play
 
     generator = torch.Generator().manual_seed(args.seed)
     returns, lengths = [], []

@@ -1,5 +1,9 @@
 """Environments whose right answers are known: one that counts, and probes that each need one thing more."""
 
+import os
+import time
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
@@ -45,7 +49,7 @@ class NativeCounting(VectorEnv):
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
     single_observation_space, single_action_space = Counting.observation_space, Counting.action_space
 
-    def __init__(self, num_envs, first_length=2):
+    def __init__(self, num_envs, first_length=2, max_episode_steps=None):
         self.num_envs, self.first_length = num_envs, first_length
 
     def reset(self, *, seed=None, options=None):
@@ -134,8 +138,70 @@ class Probe(gym.Env):
         return np.array([self.side, 0.0 if self.kind == "time-limit" else self.n - 1], np.float32)
 
 
+class Recorded(Counting):
+    """Leaves a file in the folder $RECORDED for each environment that is opened, and for each that is closed."""
+
+    def __init__(self, fails_at=0):
+        super().__init__(first_length=100)
+        self.fails_at, self.steps, self.open = fails_at, 0, True
+        self._leave("opened")
+
+    def _leave(self, word):
+        Path(os.environ["RECORDED"], f"{word}-{os.getpid()}-{id(self)}-{time.perf_counter_ns()}").touch()
+
+    def step(self, action):
+        self.steps += 1
+        if self.fails_at and self.steps >= self.fails_at:
+            raise RuntimeError("the robot fell over")
+        return super().step(action)
+
+    def close(self):
+        if self.open:
+            self._leave("closed")
+        self.open = False
+
+
+class Alone(gym.Env):
+    """A simulator of which one instance runs at a time; it ends after as many steps as its seed says, from 0 to 4."""
+
+    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = Discrete(2)
+    running = 0
+
+    def __init__(self):
+        if Alone.running:
+            raise OSError("the port is in use")
+        Alone.running, self.n = 1, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.n, self.seed = 0, seed
+        return np.float32([seed]), {}
+
+    def step(self, action):
+        self.n += 1
+        return np.float32([self.seed + self.n]), 1.0, self.n > self.seed % 5, False, {}
+
+    def close(self):
+        Alone.running = 0
+
+
+class Pixels(Counting):
+    """Observations in bytes."""
+
+    observation_space = Box(0, 255, (2, 2, 1), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset()
+        return np.full((2, 2, 1), 51, np.uint8), {}
+
+    def step(self, action):
+        _, *rest = super().step(action)
+        return np.full((2, 2, 1), 255, np.uint8), *rest
+
+
 for name, entry, native in (
     ("zoo-counting-v0", Counting, NativeCounting), ("zoo-broken-v0", Broken, None), ("zoo-probe-v0", Probe, None),
+    ("zoo-recorded-v0", Recorded, None), ("zoo-alone-v0", Alone, None), ("zoo-pixels-v0", Pixels, None),
 ):  # fmt: skip
     if name not in gym.registry:
-        gym.register(name, entry, vector_entry_point=native)
+        gym.register(name, entry, vector_entry_point=native, max_episode_steps=1000)

@@ -13,8 +13,8 @@ EPISODES = 100  # from seeds 0 to 99
 def returns(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
     """The return of one episode from each of the evaluation seeds 0 to 99, always the most probable action."""
     from commands.policies import environment_of
-    from datamodules.experience.collector import play
     from datamodules.experience.environments import make
+    from datamodules.experience.episodes import play
 
     name, arguments = environment_of(described, model)
     say(f"{EPISODES} episodes of {name}")

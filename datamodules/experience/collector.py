@@ -1,15 +1,13 @@
-"""Plays a policy in vector environments: rollouts to learn from, and whole episodes to judge it by."""
+"""Rollouts to learn from, of a policy in vector environments."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from datamodules.experience.environments import check_finite
-from zoo.rl.types import Episodes, Rollout
+from datamodules.experience.environments import check_finite, encoder
+from zoo.rl.types import Rollout
 
 
 class Collector:
@@ -26,8 +24,8 @@ class Collector:
     def __init__(self, envs: VectorEnv, steps: int) -> None:
         self.envs, self.steps = envs, steps
         rows = (steps, envs.num_envs)
-        shape: Any = envs.single_observation_space.shape
-        self._observations = np.zeros((steps + 1, envs.num_envs, *shape), np.float32)
+        self._encode = encoder(envs.single_observation_space)
+        self._observations: np.ndarray[Any, Any] = np.zeros(0)  # made at the first reset, which shows its shape
         self._rewards = np.zeros(rows, np.float32)
         self._terminated, self._truncated, self._valid = (np.zeros(rows, bool) for _ in range(3))
         self._returns, self._lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
@@ -35,7 +33,10 @@ class Collector:
 
     def reset(self, seed: int) -> None:
         """Begins new episodes everywhere; environment i starts from seed + i."""
-        self._last, _ = self.envs.reset(seed=seed)
+        first, _ = self.envs.reset(seed=seed)
+        self._last = self._encode(first)
+        if not self._observations.size:
+            self._observations = np.zeros((self.steps + 1, *self._last.shape), np.float32)
         self._ended = np.zeros(self.envs.num_envs, bool)
         self._returns[:], self._lengths[:] = 0, 0
 
@@ -54,7 +55,7 @@ class Collector:
             drawn = policy.draw(observations[t].to(device), noise[t])
             actions.append(drawn)
             last, reward, terminated, truncated, _ = self.envs.step(policy.to_environment(drawn).cpu().numpy())
-            self._observations[t + 1], self._rewards[t] = last, reward
+            self._observations[t + 1], self._rewards[t] = self._encode(last), reward
             self._terminated[t], self._truncated[t], self._valid[t] = terminated, truncated, ~self._ended
             self._returns += reward
             self._lengths += self._valid[t]
@@ -82,46 +83,3 @@ class Collector:
                 torch.tensor([float(value) for value, _ in episodes]),
                 torch.tensor([int(length) for _, length in episodes]),
             )
-
-
-@torch.inference_mode()
-def play(
-    policy: Any,
-    make: Callable[[], gym.Env[Any, Any]],
-    seeds: Sequence[int],
-    *,
-    explore: bool = False,
-    generator: torch.Generator | None = None,
-    on_step: Callable[[int, gym.Env[Any, Any]], None] | None = None,
-) -> Episodes:
-    """One whole episode from each seed, all of them side by side: each return depends on its seed and the policy alone.
-
-    Args:
-        policy: with `act`. make: a new environment. explore: whether actions are drawn; by default the most likely.
-        generator: of the drawn actions. on_step: called with (episode, its environment) after the reset and each step.
-    """
-    envs = [make() for _ in seeds]
-    try:
-        device = policy.low.device
-        last = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]).astype(np.float32)
-        returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
-        running = np.arange(len(envs))
-        if on_step:
-            for i in running.tolist():
-                on_step(i, envs[i])
-        while len(running):
-            actions = policy.act(torch.from_numpy(last[running]).to(device), explore, generator).cpu().numpy()
-            over = np.zeros(len(running), bool)
-            for k, i in enumerate(running.tolist()):
-                last[i], reward, terminated, truncated, _ = envs[i].step(actions[k])
-                returns[i] += float(reward)
-                over[k] = terminated or truncated
-                if on_step:
-                    on_step(i, envs[i])
-            lengths[running] += 1
-            check_finite(returns[None], "reward", int(lengths.max()))
-            running = running[~over]
-        return Episodes(torch.from_numpy(returns), torch.from_numpy(lengths))
-    finally:
-        for env in envs:
-            env.close()

@@ -1,22 +1,21 @@
-"""Environments by their names: one, or many at once, with a fix for each thing that can be wrong with a name."""
+"""One environment by its name: how it is made, what its spaces are, and a fix for each thing that can be wrong."""
 
 import difflib
 import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from zoo.errors import UserError, one_line
+from zoo.rl.policies import LARGEST_RANGE
 from zoo.rl.types import Spaces
 
-VECTORIZATIONS = ("sync", "async", "native", "envpool")
 # what is missing -> our extra that brings it
 EXTRAS = {"mujoco": "mujoco", "imageio": "mujoco", "box2d": "box2d", "pygame": "video"}
 Arguments = dict[str, int | float | bool]
@@ -56,37 +55,6 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
         raise UserError(f"environment {name} with arguments {arguments}: {one_line(str(error))}") from None
 
 
-def make_vector(name: str, num_envs: int, vectorization: str, arguments: Arguments | None, seed: int = 0) -> VectorEnv:
-    """`num_envs` copies that step together and reset themselves on the step after an end (`AutoresetMode.NEXT_STEP`).
-
-    Args:
-        vectorization: "sync" one after another in this process, "async" each in a process, "native" the environment's
-            own arrays, "envpool" EnvPool's threads. seed: EnvPool's, which takes none later.
-
-    Raises:
-        UserError: as `make`, and if the environment cannot be had in this way.
-    """
-    check_name(name, arguments)
-    if vectorization not in VECTORIZATIONS:
-        raise UserError(f"data.vectorization must be one of {', '.join(VECTORIZATIONS)}, got {vectorization!r}")
-    if num_envs < 1:
-        raise UserError(f"data.num_envs must be at least 1, got {num_envs}")
-    if vectorization == "native":
-        if not gym.spec(name).vector_entry_point:
-            raise UserError(f"{name} has no native vector environment: set data.vectorization to sync or async")
-        options: dict[str, Any] = {**(arguments or {})}
-        return gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **options)
-    if vectorization == "envpool":
-        from datamodules.experience.pool import EnvPool
-
-        return EnvPool(name, num_envs, arguments, seed)
-    make(name, arguments).close()  # a mistake is told from here and not from a process below
-    makers = [lambda: make(name, arguments)] * num_envs
-    if vectorization == "sync":
-        return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-    return AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-
-
 def check_name(name: str, arguments: Arguments | None = None) -> None:
     """Raises a UserError unless the registry knows `name` and the arguments are plain numbers."""
     if ":" in name:  # Gymnasium would import what stands before it
@@ -96,31 +64,93 @@ def check_name(name: str, arguments: Arguments | None = None) -> None:
             raise UserError(f"environment argument {key!r} must be a number, true or false, got {value!r}")
     if name not in gym.registry:
         near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "is it your own? Then name its module: --env-module"
-        raise UserError(f"unknown environment {name!r}; {hint}")
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(f"unknown environment {name!r}; {hint}one of your own needs its module: --env-module MODULE")
 
 
 def spaces_of(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> Spaces:
     """The spaces of an environment in plain values.
 
     Raises:
-        UserError: unless observations are a Box, and actions a Discrete from 0, a MultiDiscrete from 0 or a bounded Box
-            in one dimension.
+        UserError: unless observations are a Box or a Discrete, and actions a Discrete from 0, a MultiDiscrete from 0 or
+            a bounded Box of real numbers in one dimension.
     """
-    if not isinstance(observations, gym.spaces.Box) or not observations.shape:
-        raise UserError(f"{name} has observations {observations}, but only a Box of numbers is known: wrap it")
-    spaces = Spaces(observation_shape=tuple(observations.shape), num_actions=(), action_low=(), action_high=())
+    if isinstance(observations, gym.spaces.Discrete):
+        shape: tuple[int, ...] = (int(observations.n),)  # one-hot
+    elif isinstance(observations, gym.spaces.Box) and observations.shape:
+        shape = tuple(int(size) for size in observations.shape)
+    else:
+        raise UserError(f"{name} has observations {observations}, but only a Box or a Discrete is known: wrap it")
+    spaces = Spaces(observation_shape=shape, num_actions=(), action_low=(), action_high=())
     match actions:
         case gym.spaces.Discrete() if actions.start == 0:
             return spaces | {"num_actions": (int(actions.n),)}
         case gym.spaces.MultiDiscrete() if actions.nvec.ndim == 1 and not actions.start.any():
-            return spaces | {"num_actions": tuple(actions.nvec.tolist())}
+            return spaces | {"num_actions": tuple(int(n) for n in actions.nvec)}
+        case gym.spaces.Box() if np.issubdtype(actions.dtype, np.integer):
+            raise UserError(f"{name} has actions {actions} of whole numbers: make them MultiDiscrete, or real numbers")
         case gym.spaces.Box() if len(actions.shape) == 1 and actions.is_bounded():
-            return spaces | {"action_low": tuple(actions.low.tolist()), "action_high": tuple(actions.high.tolist())}
+            low, high = _within(actions.low, np.inf), _within(actions.high, -np.inf)
+            if not (high.astype(np.float64) - low < LARGEST_RANGE).all():
+                raise UserError(f"{name} has actions {actions}, whose bounds stand for none: give it finite ones")
+            return spaces | {"action_low": tuple(low.tolist()), "action_high": tuple(high.tolist())}
     raise UserError(
         f"{name} has actions {actions}, which no policy here takes: only Discrete and MultiDiscrete from 0, and Box of "
         "one dimension with finite bounds"
     )
+
+
+def _within(bounds: np.ndarray[Any, Any], inwards: float) -> np.ndarray[Any, Any]:
+    """Bounds in float32, none outside those that were given."""
+    rounded = bounds.astype(np.float32)
+    outside = rounded < bounds if inwards > 0 else rounded > bounds
+    return np.where(outside, np.nextafter(rounded, np.float32(inwards)), rounded)
+
+
+def encoder(space: gym.Space[Any]) -> Callable[[Any], np.ndarray[Any, Any]]:
+    """What makes observations of a space, one or many, into float32: whole numbers one-hot, uint8 divided by 255."""
+    if isinstance(space, gym.spaces.Discrete):
+        rows, start = np.eye(int(space.n), dtype=np.float32), int(space.start)
+        return lambda observations: rows[np.asarray(observations) - start]
+    if space.dtype == np.uint8:
+        return lambda observations: np.asarray(observations, np.float32) / np.float32(255)
+    return lambda observations: np.asarray(observations, np.float32)
+
+
+def check_environment(name: str, env: gym.Env[Any, Any]) -> None:
+    """Takes one step, and raises a UserError if what the environment returns is not what Gymnasium asks for."""
+
+    def wrong(what: str) -> UserError:
+        return UserError(f"environment {name}: {what}")
+
+    def observed(observation: Any, where: str) -> None:
+        space = env.observation_space
+        shape, wanted = np.shape(observation), space.shape
+        if shape != wanted:
+            raise wrong(f"{where} gave an observation of shape {shape}, but its space has {wanted}")
+        if isinstance(space, gym.spaces.Box) and not np.can_cast(
+            np.asarray(observation).dtype, space.dtype, "same_kind"
+        ):
+            given = np.asarray(observation).dtype
+            raise wrong(f"{where} gave an observation of type {given}, but its space has {space.dtype}")
+
+    try:
+        env.action_space.seed(0)
+        first = env.reset(seed=0)
+        if not (isinstance(first, tuple) and len(first) == 2):
+            raise wrong("reset must return (observation, info)")
+        answer = env.step(env.action_space.sample())
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's environment raises
+        raise wrong(f"{type(error).__name__}: {one_line(str(error))}") from error
+    observed(first[0], "reset")
+    if not (isinstance(answer, tuple) and len(answer) == 5):
+        raise wrong("step must return (observation, reward, terminated, truncated, info)")
+    observed(answer[0], "step")
+    reward = np.asarray(answer[1])
+    if reward.ndim or not np.issubdtype(reward.dtype, np.number):
+        raise wrong(f"step must return a number as the reward, got {answer[1]!s:.50}")
 
 
 def check_finite(values: np.ndarray[Any, Any], what: str, first_step: int) -> None:

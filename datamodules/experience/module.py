@@ -1,14 +1,18 @@
 """Experience as data: what a policy meets in its environments, collected while it learns."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
 import lightning as L
 import numpy as np
 import torch
 
-from datamodules.experience.collector import Collector, play
-from datamodules.experience.environments import VECTORIZATIONS, Arguments, make, make_vector, spaces_of
+from datamodules.experience.collector import Collector
+from datamodules.experience.environments import Arguments, check_environment, make, spaces_of
+from datamodules.experience.episodes import MAX_STEPS, play
+from datamodules.experience.vector import VECTORIZATIONS, close_vector, make_vector
 from zoo.errors import UserError
 from zoo.rl.types import Episodes, Rollout, Spaces
 
@@ -33,7 +37,9 @@ class Experience(L.LightningDataModule):
         vectorization: "sync", "async" (a process each), "native" (where the environment has it) or "envpool".
         environment_arguments: of the environment's constructor; numbers, true or false.
         seed: of the environments; by default that of the run. Each process and each reset has its own.
-        validation_episodes: episodes of a validation, from fixed seeds.
+        validation_episodes: episodes of a validation, from fixed seeds; 0 for none, as a simulator needs of which only
+            one runs at a time.
+        max_episode_steps: of a validation's episode; a longer one is an error.
     """
 
     provides = ("spaces", "total_env_steps")
@@ -49,6 +55,7 @@ class Experience(L.LightningDataModule):
         seed: int | None = None,
         validation_episodes: int = 10,
         rollouts_per_batch: int | None = None,
+        max_episode_steps: int = MAX_STEPS,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -56,9 +63,11 @@ class Experience(L.LightningDataModule):
         rollouts = (-(-1000 // rows) if rows < 256 else 1) if rollouts_per_batch is None else rollouts_per_batch
         least = {"total_env_steps": total_env_steps, "num_envs": num_envs, "rollout_steps": rollout_steps}
         least |= {"rollouts_per_batch": rollouts}
-        for option, value in (least | {"validation_episodes": validation_episodes}).items():
+        for option, value in (least | {"max_episode_steps": max_episode_steps}).items():
             if value < 1:
                 raise UserError(f"data.{option} must be at least 1, got {value}")
+        if validation_episodes < 0:
+            raise UserError(f"data.validation_episodes must be at least 0, got {validation_episodes}")
         if vectorization not in VECTORIZATIONS:
             raise UserError(f"data.vectorization must be one of {', '.join(VECTORIZATIONS)}, got {vectorization!r}")
         self.environment, self.environment_arguments = environment, environment_arguments
@@ -66,9 +75,13 @@ class Experience(L.LightningDataModule):
         self.vectorization, self.validation_episodes = vectorization, validation_episodes
         self.rollouts_per_batch = rollouts
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
+        self.max_episode_steps = max_episode_steps
         env = self.make()
-        self.spaces: Spaces = spaces_of(environment, env.observation_space, env.action_space)
-        env.close()
+        try:
+            self.spaces: Spaces = spaces_of(environment, env.observation_space, env.action_space)
+            check_environment(environment, env)
+        finally:
+            env.close()
         self.loader: RolloutLoader | None = None
 
     def make(self) -> Any:
@@ -77,10 +90,22 @@ class Experience(L.LightningDataModule):
 
     def train_dataloader(self) -> "RolloutLoader":
         self.close()
+        self.warn_without_limit()
         self.loader = RolloutLoader(self)
         return self.loader
 
-    def val_dataloader(self) -> "EpisodeLoader":
+    def warn_without_limit(self) -> None:
+        """An environment without a limit of steps may never end an episode."""
+        if gym.spec(self.environment).max_episode_steps is None:
+            warnings.warn(
+                f"{self.environment} is registered without max_episode_steps: an episode that does not end by itself "
+                f"never ends, and is an error in validation after {self.max_episode_steps:,} steps",
+                stacklevel=2,
+            )
+
+    def val_dataloader(self) -> "EpisodeLoader | list[Any]":
+        if not self.validation_episodes:
+            return []
         return EpisodeLoader(self, range(VALIDATION_SEED, VALIDATION_SEED + self.validation_episodes))
 
     def test_dataloader(self) -> "EpisodeLoader":
@@ -89,10 +114,13 @@ class Experience(L.LightningDataModule):
     def teardown(self, stage: str) -> None:
         self.close()
 
+    def on_exception(self, exception: BaseException) -> None:
+        self.close()
+
     def close(self) -> None:
         """Ends the training environments, and their processes."""
         if self.loader is not None:
-            self.loader.collector.envs.close()
+            close_vector(self.loader.collector.envs)
             self.loader = None
 
 
@@ -100,7 +128,7 @@ class RolloutLoader:
     """Collects rollouts with the weights of the moment, each when it is asked for.
 
     It has a length, so that Lightning asks for the next batch only when the last has been learned from. The length is
-    the most that `total_env_steps` can take, if every other row reset an environment; the run stops before.
+    the most rollouts that `total_env_steps` can take, if every other row reset an environment; the run stops before.
     """
 
     def __init__(self, data: Experience) -> None:
@@ -115,15 +143,12 @@ class RolloutLoader:
         self.collector = Collector(envs, data.rollout_steps)
         self.rollouts = 0
 
-    def __len__(self) -> int:
-        return -(-self._most_rollouts() // self.data.rollouts_per_batch)
-
     def __iter__(self) -> Iterator["Rollouts"]:
         self.reset()
-        while self.rollouts < self._most_rollouts():
+        while self.rollouts < len(self):
             yield Rollouts(self, self.data.rollouts_per_batch)
 
-    def _most_rollouts(self) -> int:
+    def __len__(self) -> int:
         return 2 * -(-self.data.total_env_steps // (self.data.num_envs * self.data.rollout_steps * self.world_size))
 
     def collect(self) -> Rollout:
@@ -174,4 +199,6 @@ class EpisodeLoader:
 
     def __iter__(self) -> Iterator[Episodes]:
         assert self.data.trainer is not None
-        yield play(self.data.trainer.lightning_module.model, self.data.make, self.seeds)
+        policy: Any = self.data.trainer.lightning_module.model
+        option = "data.max_episode_steps"
+        yield play(policy, self.data.make, self.seeds, max_steps=self.data.max_episode_steps, option=option)

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from datamodules.experience.environments import Arguments, make_vector
+from datamodules.experience.environments import Arguments
+from datamodules.experience.episodes import MAX_STEPS
 from datamodules.experience.module import Experience
 from datamodules.experience.replay import ReplayBuffer, TransitionCollector, read_state, write_state
+from datamodules.experience.vector import make_vector
 from zoo.errors import UserError
 
 
@@ -22,7 +24,8 @@ class Replay(Experience):
     validation batch is as that of `Experience`. Needs a module with `model`, an actor, `gamma` and `env_steps`.
 
     Args:
-        environment, vectorization, environment_arguments, seed, validation_episodes: as `Experience`.
+        environment, vectorization, environment_arguments, seed, validation_episodes, max_episode_steps: as
+            `Experience`.
         total_env_steps: transitions in the whole run, over all processes.
         num_envs: copies in each process.
         capacity: rows of the buffer of each process, on the device of the policy; a full one loses the oldest.
@@ -59,6 +62,7 @@ class Replay(Experience):
         reward_scale: float = 1.0,
         rounds_per_batch: int | None = None,
         save_replay: bool = False,
+        max_episode_steps: int = MAX_STEPS,
     ) -> None:
         rounds = max(1, 1000 // max(update_every, 1)) if rounds_per_batch is None else rounds_per_batch
         least = {"capacity": capacity, "batch_size": batch_size, "warmup_env_steps": warmup_env_steps}
@@ -74,14 +78,17 @@ class Replay(Experience):
         if not 0 < reward_scale < math.inf:
             raise UserError(f"data.reward_scale must be positive and finite, got {reward_scale}")
         super().__init__(
-            environment, total_env_steps, num_envs, 1, vectorization, environment_arguments, seed, validation_episodes
-        )
+            environment, total_env_steps, num_envs, 1, vectorization, environment_arguments, seed, validation_episodes,
+            max_episode_steps=max_episode_steps,
+        )  # fmt: skip
         if update_every % num_envs:
             raise UserError(
                 f"data.update_every must be a multiple of data.num_envs {num_envs}, whose environments step together, "
                 f"got {update_every}"
             )
         updates = update_every * replay_ratio
+        if math.isfinite(updates) and math.isclose(updates, round(updates), rel_tol=1e-9):
+            updates = round(updates)  # 100 times 0.29 is not quite 29
         if not math.isfinite(updates) or updates < 1 or updates != int(updates):
             raise UserError(
                 f"data.update_every {update_every} times data.replay_ratio {replay_ratio} must be a whole number of "
@@ -94,6 +101,7 @@ class Replay(Experience):
 
     def train_dataloader(self) -> "ReplayLoader":  # type: ignore[override]
         self.close()
+        self.warn_without_limit()
         self.loader: Any = ReplayLoader(self)
         return self.loader
 

@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from datamodules.experience.environments import check_finite
+from datamodules.experience.environments import check_finite, encoder
 from zoo.errors import UserError, one_line
 
 NOISE_STEPS = 128  # drawn at a time
@@ -127,6 +127,7 @@ class TransitionCollector:
 
     def __init__(self, envs: VectorEnv, gamma: float, n_step: int = 1, hold: int = 1, scale: float = 1.0) -> None:
         self.envs, self.gamma, self.n_step, self.hold, self.scale = envs, gamma, n_step, hold, scale
+        self._encode = encoder(envs.single_observation_space)
         self._held: Tensor | None = None
         self._waiting: list[deque[list[Any]]] = [deque() for _ in range(envs.num_envs)]
         self._returns, self._lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
@@ -137,7 +138,7 @@ class TransitionCollector:
     def reset(self, policy: Any, seed: int) -> None:
         """Begins new episodes everywhere, and the noise of the policy; environment i starts from seed + i."""
         first, _ = self.envs.reset(seed=seed)
-        self._last = np.array(first, np.float32)
+        self._last = np.array(self._encode(first))
         self._ended = np.zeros(self.envs.num_envs, bool)
         self._returns[:], self._lengths[:] = 0, 0
         self._noise.clear()
@@ -162,7 +163,7 @@ class TransitionCollector:
             now = self._last
             drawn = self._draw(policy, torch.from_numpy(now).to(device), random)
             last, rewards, terminated, truncated, _ = self.envs.step(policy.to_environment(drawn).cpu().numpy())
-            self._last = np.array(last, np.float32)  # a copy: the environments write over theirs
+            self._last = np.array(self._encode(last))  # a copy: the environments write over theirs
             check_finite(np.asarray(rewards)[None], "reward", self._vector_steps)
             check_finite(self._last[None], "observation", self._vector_steps)
             actions, going = drawn.cpu().numpy(), np.flatnonzero(~self._ended)
@@ -197,9 +198,9 @@ class TransitionCollector:
             row[2] += row[3] * reward
             row[3] *= self.gamma
         whole = len(waiting) if terminated or truncated else int(len(waiting) == self.n_step)
-        following, left = self._last[i].ravel(), 0.0 if terminated else 1.0
+        next_observation, left = self._last[i].ravel(), 0.0 if terminated else 1.0
         done = (waiting.popleft() for _ in range(whole))
-        return [np.concatenate([row[0], row[1], (row[2], left * row[3]), following]) for row in done]
+        return [np.concatenate([row[0], row[1], (row[2], left * row[3]), next_observation]) for row in done]
 
     def _count(self, rewards: Any, going: np.ndarray[Any, Any], ended: np.ndarray[Any, Any]) -> None:
         self._returns += rewards

@@ -69,6 +69,22 @@ def _log_episodes(module: Any, batch: Episodes, split: str) -> None:
         logger.log_metrics(numbers, step=int(module.env_steps))
 
 
+def continue_finished_run(module: Any, checkpoint: dict[str, Any]) -> None:
+    """`on_load_checkpoint`: a finished run that is given more environment steps goes on, with its replay buffer.
+
+    Its only epoch is over, for Lightning; for us it ends at `total_env_steps`.
+    """
+    done = int(checkpoint["state_dict"]["env_steps"])
+    if "loops" not in checkpoint or done >= module.hparams["total_env_steps"]:
+        return
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]
+    if epochs["current"]["completed"]:
+        for counted in epochs.values():
+            counted["processed"] = counted["completed"] = counted["completed"] - 1
+        loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+
+
 def save_run(trainer: L.Trainer, path: Path) -> None:
     """Saves a checkpoint, and beside it what the data keep in files of their own: a replay buffer."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -86,8 +86,8 @@ def test_a_policy_plays_without_lightning_as_it_did_with_it(trained):
         "print(returns)"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    from datamodules.experience.collector import play
     from datamodules.experience.environments import make
+    from datamodules.experience.episodes import play
 
     saved = runs.read(trained / "run" / "last.ckpt")["state_dict"]
     policy = checkpoints.load(str(trained / "cart"))

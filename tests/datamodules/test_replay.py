@@ -9,8 +9,8 @@ from gymnasium.spaces import Box
 import tests.environments
 from datamodules import Replay
 from datamodules.experience import replay
-from datamodules.experience.environments import make_vector
 from datamodules.experience.replay import ReplayBuffer, TransitionCollector, read_state, write_state
+from datamodules.experience.vector import make_vector
 from zoo.errors import UserError
 from zoo.rl.off_policy.actors import Actor
 from zoo.rl.types import Transitions

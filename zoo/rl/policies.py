@@ -3,11 +3,14 @@
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from zoo.rl.distributions import Categorical, DiagonalGaussian, StateDependentGaussian
 from zoo.rl.moments import RunningMoments
+from zoo.rl.types import Spaces
 
 
 class Tanh(nn.Module):
@@ -20,6 +23,7 @@ class Tanh(nn.Module):
         return 2 * torch.sigmoid(2 * x) - 1
 
 
+LARGEST_RANGE = 1e38  # of an action: what is beyond it overflows in float32
 ACTIVATIONS = {"tanh": Tanh, "relu": nn.ReLU}
 
 
@@ -61,9 +65,8 @@ class Policy(nn.Module):
         super().__init__()
         if bool(num_actions) == bool(action_low) or len(action_low) != len(action_high):
             raise ValueError("a policy needs num_actions, or action_low and action_high of one length, but not both")
-        if not all(
-            math.isfinite(low) and low < high < math.inf for low, high in zip(action_low, action_high, strict=True)
-        ):
+        bounds = [*zip(action_low, action_high, strict=True)]
+        if not all(low < high and high - low <= LARGEST_RANGE for low, high in bounds):
             raise ValueError(f"action_low must be below action_high, both finite, got {action_low} and {action_high}")
         if not hidden or not observation_shape or min((*hidden, *num_actions, *observation_shape)) < 1:
             raise ValueError("hidden and observation_shape must not be empty, and all sizes positive")
@@ -80,14 +83,34 @@ class Policy(nn.Module):
         """A: how many discrete or continuous actions are taken at once."""
         return len(self.num_actions) or len(self.low)
 
+    @property
+    def spaces(self) -> Spaces:
+        """What it knows of its environment, as its own first four arguments."""
+        return {
+            "observation_shape": self.observation_shape,
+            "num_actions": self.num_actions,
+            "action_low": tuple(self.low.tolist()),
+            "action_high": tuple(self.high.tolist()),
+        }
+
     def reset(self, n: int) -> None:
         """Begins n episodes: a policy of the last observation alone has nothing to forget."""
 
+    def predict(
+        self, observations: ArrayLike, explore: bool = False, generator: torch.Generator | None = None
+    ) -> np.ndarray[Any, Any]:
+        """`act` from NumPy to NumPy: `env.step(policy.predict(observation))`."""
+        given = torch.as_tensor(np.asarray(observations), device=self.low.device)
+        actions: np.ndarray[Any, Any] = self.act(given, explore, generator).cpu().numpy()
+        return actions[()]  # of one discrete action a number
+
+    @torch.no_grad()
     def act(self, observations: Tensor, explore: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Actions for an environment: the most likely ones, or with `explore` drawn ones.
+        """Actions for an environment: the most probable ones, or with `explore` drawn ones.
 
         Args:
-            observations: (*observation_shape) or (N, *observation_shape).
+            observations: (*observation_shape) or (N, *observation_shape), of any type of numbers. uint8 is divided by
+                255, as in training; a single whole number stands for its one-hot vector, that of a Discrete space.
 
         Returns:
             () or (N,) int64 for one discrete action, (A,) or (N, A) for several (int64) or continuous ones (float32).
@@ -95,7 +118,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: if the observations have another shape.
         """
-        self._check(observations)
+        observations = self._prepare(observations)
         batch = observations.reshape(-1, *self.observation_shape)
         if explore:
             noise = self.distribution.noise(1, len(batch), generator)[0].to(batch.device)
@@ -119,12 +142,19 @@ class Policy(nn.Module):
         if self.num_actions:
             chosen = actions.long()
             return chosen[..., 0] if len(self.num_actions) == 1 else chosen
-        return self.low + (actions.clamp(-1, 1) + 1) * (0.5 * (self.high - self.low))
+        scaled = self.low + (actions.clamp(-1, 1) + 1) * (0.5 * (self.high - self.low))
+        return torch.minimum(torch.maximum(scaled, self.low), self.high)  # which rounding may have left
 
-    def _check(self, observations: Tensor) -> None:
+    def _prepare(self, observations: Tensor) -> Tensor:
+        if observations.ndim == 0 and not observations.is_floating_point():
+            observations = torch.nn.functional.one_hot(observations.long(), self.observation_shape[0])
+        elif observations.dtype == torch.uint8:
+            observations = observations / 255
+        observations = observations.to(self.low.dtype)
         shape = tuple(observations.shape)
         if shape != self.observation_shape and shape[1:] != self.observation_shape:
             raise ValueError(f"observations must be of shape {self.observation_shape}, one or a batch, got {shape}")
+        return observations
 
 
 class ActorCritic(Policy):

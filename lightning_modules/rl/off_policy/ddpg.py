@@ -14,7 +14,7 @@ from lightning_modules.rl.off_policy.common import (
     set_precision_and_clock,
     update_targets,
 )
-from lightning_modules.trainer.progress import log_test, log_validation
+from lightning_modules.trainer.progress import continue_finished_run, log_test, log_validation
 from lightning_modules.trainer.record import record
 from zoo.rl.types import Spaces
 
@@ -83,4 +83,5 @@ class DDPG(L.LightningModule):
     training_step = learn_from_rounds
     validation_step = log_validation
     test_step = log_test
+    on_load_checkpoint = continue_finished_run
     configure_callbacks = record

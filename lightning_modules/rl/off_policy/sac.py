@@ -19,7 +19,7 @@ from lightning_modules.rl.off_policy.common import (
     set_precision_and_clock,
 )
 from lightning_modules.trainer.construct import construct
-from lightning_modules.trainer.progress import log_test, log_validation
+from lightning_modules.trainer.progress import continue_finished_run, log_test, log_validation
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.flat import FlatParameters
@@ -41,12 +41,15 @@ class SAC(L.LightningModule):
         gamma: discount. tau: of the soft updates.
         learning_rate: of all three Adams.
         alpha: where the temperature begins. learn_alpha: whether it is learned, or stays there.
-        target_entropy: that a learned temperature leads to; by default -A, or 0.98 log n for n discrete actions.
+        max_alpha: that a learned temperature does not exceed: a target that no policy reaches would raise it forever.
+        target_entropy: that a learned temperature leads to; by default -A, or half of log n, the largest one, for n
+            discrete actions. The 0.98 log n of the paper on discrete actions asks for a nearly uniform policy.
         anneal: whether the learning rates fall linearly to 0.
         compile: whether to compile the gradients; by default in long runs, if a compiler is found.
 
     References:
-        Haarnoja et al. 2018, arXiv:1812.05905, algorithm 1; Christodoulou 2019, arXiv:1910.07207 (discrete actions).
+        Haarnoja et al. 2018, arXiv:1812.05905, algorithm 1; Christodoulou 2019, arXiv:1910.07207 (discrete actions);
+        Xu et al. 2021, arXiv:2112.02852 (why a target near log n does not learn).
         003_679b8cdb08266a71.txt has a value network and no temperature: the older form, arXiv:1801.01290.
     """
 
@@ -67,20 +70,25 @@ class SAC(L.LightningModule):
         target_entropy: float | None = None,
         anneal: bool = False,
         compile: bool | None = None,
+        max_alpha: float = 100.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
-        check(self.hparams, ("learning_rate", "alpha"))
+        check(self.hparams, ("learning_rate", "alpha", "max_alpha"))
+        if alpha > max_alpha:
+            raise UserError(f"model.alpha must be at most model.max_alpha {max_alpha}, got {alpha}")
         if len(spaces["num_actions"]) > 1:
             raise UserError("SAC takes one discrete action, but this environment has several: use PPO there")
+        if spaces["num_actions"] == (1,):
+            raise UserError("SAC needs a choice, but this environment has one action only")
         self.gamma = gamma
         self.model = construct(self, "actor", **spaces)
         self.critics = critics_for(self.model, hidden)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.temperature = nn.ParameterDict({"log_alpha": nn.Parameter(torch.tensor([math.log(alpha)]))})
         discrete = spaces["num_actions"]
-        default = 0.98 * math.log(discrete[0]) if discrete else -float(self.model.action_size)
+        default = 0.5 * math.log(discrete[0]) if discrete else -float(self.model.action_size)
         self.target_entropy = default if target_entropy is None else target_entropy
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
 
@@ -105,6 +113,7 @@ class SAC(L.LightningModule):
             # the loss is linear in log alpha: its gradient is its value at 1
             slope = temperature_loss(torch.ones_like(log_alpha), actor["log_prob"], self.target_entropy)
             self.temperature_learner.apply(slope)
+            self.temperature_learner.vector.clamp_(max=math.log(self.hparams["max_alpha"]))
         soft_update(self.flat_targets.vector, self.critics_learner.vector, self.hparams["tau"])
         return critics | actor | {"alpha": alpha}
 
@@ -112,4 +121,5 @@ class SAC(L.LightningModule):
     training_step = learn_from_rounds
     validation_step = log_validation
     test_step = log_test
+    on_load_checkpoint = continue_finished_run
     configure_callbacks = record

@@ -17,7 +17,7 @@ from lightning_modules.rl.off_policy.common import (
     set_precision_and_clock,
     update_targets,
 )
-from lightning_modules.trainer.progress import log_test, log_validation
+from lightning_modules.trainer.progress import continue_finished_run, log_test, log_validation
 from lightning_modules.trainer.record import record
 from zoo.rl.types import Spaces
 
@@ -100,4 +100,5 @@ class TD3(L.LightningModule):
     on_fit_start = set_precision_and_clock
     validation_step = log_validation
     test_step = log_test
+    on_load_checkpoint = continue_finished_run
     configure_callbacks = record

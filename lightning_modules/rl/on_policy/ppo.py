@@ -12,7 +12,14 @@ from torch.optim import Optimizer
 from lightning_modules.rl.learner import Learner, Statistics, mean_statistics, sum_over_processes
 from lightning_modules.trainer.compilation import should_compile
 from lightning_modules.trainer.construct import construct
-from lightning_modules.trainer.progress import count_env_steps, log_test, log_training, log_validation, start_clock
+from lightning_modules.trainer.progress import (
+    continue_finished_run,
+    count_env_steps,
+    log_test,
+    log_training,
+    log_validation,
+    start_clock,
+)
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.moments import RunningMoments
@@ -188,6 +195,7 @@ class PPO(L.LightningModule):
 
     validation_step = log_validation
     test_step = log_test
+    on_load_checkpoint = continue_finished_run
     configure_callbacks = record
 
 

@@ -1,6 +1,7 @@
 """SAC, TD3 and DDPG in the Trainer: the order of things, what they can learn, how they resume, and two processes."""
 
 import functools
+import math
 import re
 import shutil
 
@@ -194,6 +195,20 @@ def test_the_temperature_leads_to_its_entropy():
     assert fixed.temperature["log_alpha"].exp().item() == pytest.approx(0.2)
 
 
+def test_the_default_target_entropy_can_be_reached():
+    box = made("sac", Replay("Pendulum-v1", 100))
+    discrete = made("sac", Replay("CartPole-v1", 100))
+    assert box.target_entropy == -1
+    assert discrete.target_entropy == pytest.approx(0.5 * math.log(2))
+
+
+def test_the_temperature_is_bounded():
+    """No policy has an entropy above log 2: without a bound alpha would grow until the losses overflow."""
+    data = Replay("CartPole-v1", 120, **PENDULUM)
+    model = fit(made("sac", data, learning_rate=1.0, target_entropy=2.0, alpha=2.0, max_alpha=3.0), data)
+    assert model.temperature["log_alpha"].exp().item() == pytest.approx(3.0)
+
+
 class ResetAt(Callback):
     """Saves the run, and begins new episodes, when a count of environment steps is passed."""
 
@@ -225,6 +240,30 @@ def test_a_resumed_run_is_the_uninterrupted_one_that_resets_there(name, n_step, 
     resumed = fit(made(name, data, seed=9, anneal=True, **options), data, Restore(), ckpt_path=path)
     assert resumed.env_steps == whole.env_steps == 200
     assert equal(whole, resumed)
+
+
+class SaveAtEnd(Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, trainer, module):
+        save_run(trainer, self.path)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_finished_run_goes_on_to_more_env_steps_with_its_buffer(tmp_path, epochs):
+    path, sizes = tmp_path / "last.ckpt", []
+    data = Replay("Pendulum-v1", 60, **PENDULUM, save_replay=True)
+    fit(made("sac", data), data, SaveAtEnd(path))
+
+    class Size(Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            sizes.append(trainer.datamodule.loader.buffer.size)
+
+    again = Replay("Pendulum-v1", 100, **PENDULUM, save_replay=True)
+    model = fit(made("sac", again, seed=5), again, Size(), ckpt_path=path, max_epochs=epochs)
+    assert sizes[0] == 60, "restored, not collected anew"
+    assert model.env_steps == 100
 
 
 def test_a_buffer_of_another_environment_is_refused(tmp_path):
@@ -304,6 +343,7 @@ def test_discrete_actions_are_refused(name):
         ("sac", {"gamma": 1.5}, "model.gamma must be between 0 and 1, got 1.5"),
         ("sac", {"tau": 0.0}, "model.tau must be above 0 and at most 1"),
         ("sac", {"alpha": 0.0}, "model.alpha must be positive"),
+        ("sac", {"alpha": 2.0, "max_alpha": 1.0}, "model.alpha must be at most model.max_alpha 1.0, got 2.0"),
         ("td3", {"delay": 0}, "model.delay must be positive"),
         ("td3", {"target_sigma": -0.1}, "model.target_sigma must be at least 0"),
         ("ddpg", {"sigma": float("nan")}, "model.sigma must be at least 0"),
@@ -318,6 +358,13 @@ def test_wrong_options(name, options, words):
 def test_several_discrete_actions_are_refused():
     data = Replay("zoo-probe-v0", 100, environment_arguments={"actions": 1})
     with pytest.raises(UserError, match="SAC takes one discrete action"):
+        made("sac", data)
+
+
+def test_a_single_action_is_refused():
+    data = Replay("zoo-probe-v0", 100)
+    data.spaces = data.spaces | {"num_actions": (1,)}
+    with pytest.raises(UserError, match="SAC needs a choice"):
         made("sac", data)
 
 

@@ -229,6 +229,19 @@ def test_a_resumed_run_is_the_uninterrupted_one_that_resets_there(tmp_path):
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
+def test_a_finished_run_goes_on_to_more_env_steps(tmp_path):
+    class Save(Callback):
+        def on_train_end(self, trainer, module):
+            trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+
+    data = counting()
+    fit(ppo(data), data, Save())
+    again = counting(total_env_steps=120)
+    model = ppo(again)
+    fit(model, again, ckpt_path=tmp_path / "last.ckpt")
+    assert 120 <= model.env_steps < 140
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
