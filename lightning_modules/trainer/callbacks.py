@@ -180,7 +180,8 @@ class LearningCurves(Callback):
         for axes, (quantity, names) in zip(grid, panels.items(), strict=False):
             for name in names:
                 points = sorted(curves[name])
-                axes.plot(*zip(*points, strict=True), label=name, alpha=0.9, linewidth=1.2)
+                marker = "o" if len(points) == 1 else ""  # a line of one point is nothing
+                axes.plot(*zip(*points, strict=True), label=name, alpha=0.9, linewidth=1.2, marker=marker)
             if all(value > 0 for name in names for _, value in curves[name]) and "loss" in quantity:
                 axes.set_yscale("log")
             axes.set(xlabel="step", title=quantity)
