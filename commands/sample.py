@@ -90,7 +90,7 @@ def _draw(
         asked = None if labels is None else labels[turn % len(labels)]
         with library_messages(args), torch.autocast(device, torch.bfloat16, enabled=whole):
             drawn = model.sample(len(turn), labels=asked, generator=generator, **options)
-        batches.append(drawn.float().cpu())
+        batches.append(drawn.to(torch.promote_types(drawn.dtype, torch.float32)).cpu())
         calls.end_of_batch()
     samples = torch.cat(batches)
     if not samples.isfinite().all():

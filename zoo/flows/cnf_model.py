@@ -67,7 +67,7 @@ class ContinuousFlow(Flow):
             x: points (B, D), or images (B, C, H, W) in [-1, 1] on the grid of grey levels.
             labels: (B,) or (B, 1) classes, of a conditional density.
             generator: source of the noise u of images, and of the random signs behind a Hutchinson trace.
-            draws: of the noise behind each estimate for an image; more give a tighter bound.
+            draws: of images, K: draws of the noise behind each estimate; more give a tighter bound.
             tolerance: absolute and relative error of the solver, instead of the model's own; below about 1e-5 only
                 float64 gains digits.
 

@@ -167,7 +167,7 @@ class Flow(nn.Module):
             x: points (B, D), or images (B, C, H, W) in [-1, 1] on the grid of grey levels.
             labels: (B,) or (B, 1) classes, of a conditional density.
             generator: source of the noise u.
-            draws: of the noise behind each estimate for an image, K; more give a tighter bound.
+            draws: of images, K: draws of the noise behind each estimate; more give a tighter bound.
 
         Returns:
             (B,) nats.
