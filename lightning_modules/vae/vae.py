@@ -43,7 +43,7 @@ class VAE(L.LightningModule):
         arXiv:1606.04934, appendix C.8; 001_7af9247201bdf7d9.txt, sections 2 and 2.1.
     """
 
-    paper = "Kingma & Welling 2013, arXiv:1312.6114"
+    paper = "Kingma and Welling 2013, arXiv:1312.6114"
     protocol = "likelihood"
 
     def __init__(
