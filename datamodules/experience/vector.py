@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Any
 
 import gymnasium as gym
@@ -109,10 +110,20 @@ def _close_all(envs: Any) -> None:
 def _make_in_process(spec: EnvSpec, arguments: Arguments | None, parent: int) -> gym.Env[Any, Any]:
     """An environment in a process of its own, which leaves Ctrl-C to its parent and closes it when it is terminated.
 
-    A forked process would else answer with the handlers of the Trainer.
+    A forked process would otherwise run the handlers of the Trainer.
     """
-    if os.getpid() != parent:  # Gymnasium makes one in the parent too, to see its spaces
+    forked = os.getpid() != parent  # Gymnasium makes one in the parent too, to see its spaces
+    if forked:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGTERM, _leave)
     gym.registry.setdefault(spec.id, spec)
-    return make(spec.id, arguments)
+    env = make(spec.id, arguments)
+    if forked:
+        # the signal may interrupt the worker's own `close`; on the way out it is done again
+        Finalize(None, _close_all, args=([env],), exitpriority=0)
+    return env
+
+
+def _leave(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(0)
