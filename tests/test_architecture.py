@@ -39,7 +39,7 @@ FILES_AND_NETWORK = {
     "os", "io", "pathlib", "shutil", "tempfile", "glob", "json", "csv", "pickle", "socket", "urllib", "http", "ssl",
     "subprocess", "sqlite3", "shelve", "importlib",
 }  # fmt: skip
-MAX_LINES = 350
+MAX_LINES = 300
 
 
 def imported(source: str, package: str) -> set[str]:

@@ -67,7 +67,7 @@ class ImageDiffusion(nn.Module):
             raise ValueError("parameterization must be 'eps', 'x0' or 'edm' with schedule 've', got 'v'")
         if null_label and not num_classes:
             raise ValueError("num_classes must be given with null_label, got 0")
-        self.image_shape: tuple[int, int, int] = image_shape
+        self.shape = self.image_shape = image_shape
         self.labels = label_columns(num_classes)
         self.null_labels = torch.tensor([self.labels], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
@@ -83,10 +83,6 @@ class ImageDiffusion(nn.Module):
             null_label,
             patch_size,
         )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.image_shape
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Two noised images at a third and at the whole of T, of the first and the last classes."""
