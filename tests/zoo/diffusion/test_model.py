@@ -211,9 +211,9 @@ def test_a_likelihood_of_grey_levels_is_the_mean_over_noise_within_them(model):
     torch.testing.assert_close(found, torch.stack(drawn).mean(0))
     assert torch.equal(found, model.log_likelihood(x, levels=17, draws=3, steps=2, generator=seeded(3)))
     continuous = likelihood.log_likelihood(
-        model.denoiser(clip=False), model.process, x, steps=2, trace="exact", generator=seeded()
+        model.denoiser(clip=False), model.process, x[:1], steps=1, trace="exact", generator=seeded()
     )
-    assert torch.equal(model.log_likelihood(x, steps=2, trace="exact"), continuous)
+    assert torch.equal(model.log_likelihood(x[:1], steps=1, trace="exact"), continuous)
 
 
 @pytest.mark.parametrize(
