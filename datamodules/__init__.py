@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from datamodules.experience.module import Experience
     from datamodules.experience.off_policy import Replay
     from datamodules.folder import ImageFolder
-    from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST
+    from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, MNIST5k
     from datamodules.latents import Latents
     from datamodules.shapes import Shapes
 
@@ -21,6 +21,7 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "Latents",
+    "MNIST5k",
     "Points",
     "Replay",
     "Shapes",
@@ -31,7 +32,7 @@ _FILES = {
     "experience.module": ("Experience",),
     "experience.off_policy": ("Replay",),
     "folder": ("ImageFolder",),
-    "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST"),
+    "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST", "MNIST5k"),
     "latents": ("Latents",),
     "shapes": ("Shapes",),
 }

