@@ -31,7 +31,8 @@ class DDPM(L.LightningModule):
         num_timesteps: T.
         parameterization: what the network predicts: "v", "eps" or "x0".
         augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
-            It keeps a network from memorising a small data set, and leaks a little into its samples.
+            It keeps a network from memorising a small data set. The network is told how each image was moved, so that
+            its samples are not (arXiv:2206.00364, appendix F.2).
         augmentation_probability: share of the training images that are augmented.
         min_snr_gamma: if given, weights the loss by min(SNR, gamma) on x_0 instead of "simple".
         learning_rate: of AdamW, after the warm-up.

@@ -95,12 +95,13 @@ class ScoreMatching(L.LightningModule):
         self.model = common.denoiser(self)
 
     def training_step(self, batch: common.Batch, batch_idx: int) -> Tensor:
-        images, process = self._continuous(common.augmented(self._images(batch), self.hparams)), self.model.process
+        images, amounts = common.augmented(self._images(batch), self.hparams)
+        images, process = self._continuous(images), self.model.process
         if self.hparams["times"] == "lognormal":
             t = lognormal_times(process, len(images), device=images.device)
         else:
             t = common.uniform_times(process, images)
-        loss = self.model.loss(images, t, torch.randn_like(images)).mean()
+        loss = self.model.loss(images, t, torch.randn_like(images), augmentation=amounts).mean()
         log_rarely(self, "train/loss", loss)
         return loss
 

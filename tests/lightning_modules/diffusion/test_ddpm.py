@@ -11,6 +11,7 @@ from tests.runs import TINY, differences, fit, read
 from zoo.diffusion.losses import min_snr_weight
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
+from zoo.nn.augment import affine
 
 CLASSES, T = 5, 20
 
@@ -76,7 +77,10 @@ def test_augmentation_moves_training_images_only(losses):
     assert (losses[0].x0 != images).flatten(1).any(1).all()
     module.validation_step((images, labels), 0)
     assert torch.equal(losses[1].x0, images)
+    torch.testing.assert_close(affine(images, losses[0].augmentation), losses[0].x0)
+    assert losses[1].augmentation is None
     ddpm(augmentation=1.0, augmentation_probability=0.0).training_step((images, labels), 0)
+    assert not losses[2].augmentation.any()
     assert torch.allclose(losses[2].x0, images)
 
 
