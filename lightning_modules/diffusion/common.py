@@ -34,8 +34,8 @@ def denoiser(module: L.LightningModule, **given: Any) -> ImageDiffusion:
     gamma = options.get("min_snr_gamma")
     if gamma is not None and not gamma > 0:
         raise UserError(f"model.min_snr_gamma must be positive, got {gamma}")
-    if options["augmentation"] > 0:
-        given["augmentation_labels"] = True
+    told = options["augmentation_labels"]
+    given["augmentation_labels"] = options["augmentation"] > 0 if told is None else told
     model: ImageDiffusion = construct(module, "image-diffusion", **given)
     if options["compile"]:
         model.network.compile()
@@ -114,11 +114,15 @@ def images_and_labels(module: L.LightningModule, batch: Batch) -> tuple[Tensor, 
 
 
 def augmented(images: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """The images, rotated, scaled, sheared and shifted at random if the options ask for it; and by which amounts."""
+    """The images, rotated, scaled, sheared and shifted at random if the options ask for it.
+
+    Then the amounts by which they were moved, or None for a network that is not to be told.
+    """
     if not options["augmentation"] > 0:
         return images, None
     amounts = random_amounts(images, options["augmentation_probability"])
-    return affine(images, amounts, options["augmentation"]), amounts
+    told = options.get("augmentation_labels") is not False
+    return affine(images, amounts, options["augmentation"]), amounts if told else None
 
 
 def uniform_times(process: NoiseProcess, images: Tensor) -> Tensor:

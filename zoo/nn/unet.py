@@ -231,10 +231,11 @@ class UNet(nn.Module):
             columns = labels.long().view(len(labels), len(self.embed_label)).unbind(1)
             for embed, column in zip(self.embed_label, columns, strict=True):
                 embedding = embedding + embed(column)
-        if augmentation is not None:
-            if self.embed_augmentation is None:
-                raise ValueError("augmentation must not be given to a network without augmentation_labels")
-            embedding = embedding + self.embed_augmentation(augmentation.to(dtype))
+        if self.embed_augmentation is not None:
+            amounts = x.new_zeros(len(x), AMOUNTS) if augmentation is None else augmentation
+            embedding = embedding + self.embed_augmentation(amounts.to(dtype))
+        elif augmentation is not None:
+            raise ValueError("augmentation must not be given to a network without augmentation_labels")
         embedding = F.silu(embedding)
 
         h = self.conv_in(F.pixel_unshuffle(x.to(dtype), self.patch_size))  # (B, C, H / patch, W / patch)

@@ -146,7 +146,7 @@ def test_a_checkpoint_says_how_to_build_its_model(trained):
         assert content["arguments"][name] == value
 
 
-OF_TINY = {"image_shape": (1, 8, 8), "num_classes": 10, "channels": 8, "num_timesteps": T}
+OF_TINY = {"image_shape": (1, 8, 8), "num_classes": 10, "channels": 8, "num_timesteps": T, "augmentation": 1.0}
 
 
 def test_fine_tuning_starts_from_the_weights_of_the_model(trained):
@@ -195,8 +195,8 @@ def test_fine_tuning_a_model_of_another_class_is_refused(trained, tmp_path, refu
 def test_bfloat16_computes_the_network_alone_in_it(losses, tmp_path, monkeypatch):
     outputs, original = set(), ImageDiffusion.forward
 
-    def forward(self, *arguments):
-        answer = original(self, *arguments)
+    def forward(self, *arguments, **options):
+        answer = original(self, *arguments, **options)
         if self.training:
             outputs.add(answer.dtype)
         return answer
