@@ -73,17 +73,9 @@ class ImageDiffusion(nn.Module):
         self.null_labels = torch.tensor([self.labels], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
+        widths = (channels, channel_multipliers, blocks_per_level, attention_levels)
         self.network = UNet(
-            self.image_shape,
-            channels,
-            channel_multipliers,
-            blocks_per_level,
-            attention_levels,
-            dropout,
-            num_classes,
-            null_label,
-            patch_size,
-            augmentation_labels,
+            self.image_shape, *widths, dropout, num_classes, null_label, patch_size, augmentation_labels
         )
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
