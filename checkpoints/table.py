@@ -31,6 +31,7 @@ MODELS = {
     "image-diffusion": Row("zoo.diffusion.model:ImageDiffusion", "images"),
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
+    "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
     "vae": Row("zoo.vae.model:VAE", "images"),
 }

@@ -12,6 +12,7 @@ from lightning_modules.flows.glow import Glow
 from lightning_modules.flows.nice import NICE
 from lightning_modules.flows.realnvp import RealNVP
 from lightning_modules.rl.off_policy.ddpg import DDPG
+from lightning_modules.rl.off_policy.dqn import DQN
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
 from lightning_modules.rl.on_policy.ppo import PPO
@@ -22,6 +23,7 @@ __all__ = [
     "DDIM",
     "DDPG",
     "DDPM",
+    "DQN",
     "NICE",
     "PPO",
     "SAC",
