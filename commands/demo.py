@@ -1,6 +1,6 @@
-"""Train a small diffusion model on hand-written digits for two to six minutes, then draw what it learned.
+"""Train a small diffusion model on handwritten digits for two to six minutes, and sample from it.
 
-Writes samples.png: real digits, what the new model draws, what the shipped model draws.
+Writes samples.png: real digits, samples of the new model, samples of the shipped model.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoo.errors import UserError
 
-MARK = ".demo"  # stands in the folders that a demo may replace: a training run is never one of them
+MARK = ".demo"  # marks a folder that a demo may replace; a training run never has this file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from commands.training.runs import LAST, read_checkpoint
     from datamodules import Digits
 
-    print("Training a diffusion model on 1,000 hand-written digits, two to six minutes ...", file=sys.stderr)
+    print("Training a diffusion model on 1,000 handwritten digits, two to six minutes ...", file=sys.stderr)
     status = train.run("fit", ["--config", "demo", "--trainer.default_root_dir", str(folder)])
     if status:
         return status
@@ -44,25 +44,23 @@ def run(args: argparse.Namespace) -> int:
         return model.sample(100, steps=50, generator=torch.Generator().manual_seed(1))  # type: ignore[operator]
 
     real = Digits().images("test")[:100]
-    panels = [("real digits", real), ("drawn by your model", draw(mine))]
-    panels.append(("drawn by the shipped ddpm-digits", draw(checkpoints.load("ddpm-digits"))))
+    panels = [("real digits", real), ("samples of your model", draw(mine))]
+    panels.append(("samples of the shipped ddpm-digits", draw(checkpoints.load("ddpm-digits"))))
     picture = folder / "samples.png"
     draw_panels(picture, panels)
-    print(f"\nLook at {picture}: real digits, digits that your model draws, digits that the shipped model draws.")
+    print(f"\nLook at {picture}: real digits, samples of your model, samples of the shipped model.")
     print(f"Learning curves: {folder / 'curves.png'}.  Next: `lightning-zoo sample ddpm-digits --output digits.png`")
     return 0
 
 
 def prepare(folder: Path) -> None:
-    """Makes an empty folder for the demo, in place of an earlier demo only."""
+    """Makes an empty folder for the demo; the only content that it replaces is an earlier demo."""
     try:
         if (folder / MARK).is_file():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise UserError(
-                f"--folder {str(folder)!r} holds something that is not an earlier demo: choose another folder"
-            )
+            raise UserError(f"--folder {str(folder)!r} is not empty, and not an earlier demo: choose another folder")
         (folder / MARK).touch()
     except OSError as error:
         raise UserError(f"--folder {str(folder)!r} cannot be used: {error.strerror or error}") from None

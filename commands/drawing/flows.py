@@ -3,19 +3,28 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from checkpoints.whole import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+    from datamodules import Densities
+    from zoo.flows.model import Flow
 
 SIDE = 220  # pixels of a map and of an animation
 BATCH = 10_000  # points at once
 ANIMATED = 4000  # points
 FRAMES, PAUSE = 36, 8  # of an animation, and how many of them stand still at the end
 COLOURS = 12  # shades of an animation: a GIF of few is small
+Pixels = NDArray[np.uint8]  # (height, width, 3)
 
 
 def write_scatter(points: Tensor, path: Path) -> None:
@@ -46,7 +55,7 @@ def write_map(path: Path, title: str, log_density: Callable[[Tensor], Tensor], b
         figure.savefig(beside, dpi=120)
 
 
-def write_comparison(path: Path, name: str, data: Any, model: Any) -> None:
+def write_comparison(path: Path, name: str, data: "Densities", model: "Flow") -> None:
     """True density, learned density and samples side by side, on the same box and the same scale of colours."""
     from matplotlib.figure import Figure
 
@@ -63,7 +72,7 @@ def write_comparison(path: Path, name: str, data: Any, model: Any) -> None:
         figure.savefig(beside, dpi=100)
 
 
-def write_animation(path: Path, model: Any, seed: int = 0) -> None:
+def write_animation(path: Path, model: "Flow", seed: int = 0) -> None:
     """A GIF: points carried from the base through the layers, or through time; images as their noise grows from 0.
 
     Between two layers the points go in a straight line.
@@ -108,13 +117,13 @@ def _grid(box: Tensor, side: int) -> Tensor:
     return torch.stack([x.repeat(side), y.repeat_interleave(side)], dim=1).float()
 
 
-def _map(axes: Any, log_density: Callable[[Tensor], Tensor], box: Tensor, *limits: float) -> Any:
+def _map(axes: "Axes", log_density: Callable[[Tensor], Tensor], box: Tensor, *limits: float) -> "AxesImage":
     density = log_density(_grid(box, SIDE)).exp().view(SIDE, SIDE).numpy()
     low, high = limits or (0.0, float(density.max()))
     return axes.imshow(density, origin="lower", extent=box.T.flatten().tolist(), vmin=low, vmax=high, cmap="magma")
 
 
-def _scatter(axes: Any, points: Tensor, box: Tensor | None = None) -> None:
+def _scatter(axes: "Axes", points: Tensor, box: Tensor | None = None) -> None:
     x, y = points[:20_000].numpy().T
     axes.scatter(x, y, s=3, color="#4c1d6b", linewidths=0, alpha=0.35)
     if box is not None:
@@ -122,7 +131,7 @@ def _scatter(axes: Any, points: Tensor, box: Tensor | None = None) -> None:
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
 
 
-def _point_frames(model: Any, seed: int) -> list[Any]:
+def _point_frames(model: "Flow", seed: int) -> list[Pixels]:
     labels = torch.arange(ANIMATED) % model.labels[0] if model.labels else None
     points = model.sample(ANIMATED, labels=labels, generator=torch.Generator().manual_seed(seed))
     way = [stop.cpu() for stop in reversed(model.path(points, labels))]
@@ -142,7 +151,7 @@ def _point_frames(model: Any, seed: int) -> list[Any]:
     return frames
 
 
-def _dots(points: Tensor, box: Tensor) -> Any:
+def _dots(points: Tensor, box: Tensor) -> Pixels:
     """A square picture, uint8 (SIDE, SIDE, 3), darker where more points are."""
     import matplotlib
 
@@ -155,7 +164,7 @@ def _dots(points: Tensor, box: Tensor) -> Any:
     return (matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)
 
 
-def _image_frames(model: Any, seed: int) -> list[Any]:
+def _image_frames(model: "Flow", seed: int) -> list[Pixels]:
     from zoo.pictures import image_grid
 
     labels = torch.arange(36) % model.labels[0] if model.labels else None

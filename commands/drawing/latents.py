@@ -1,15 +1,20 @@
 """Grids of images by their latents: on the way down, between two, and there and back."""
 
 import argparse
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoints.catalogue import Description
 from commands.drawing.panels import Panel, draw
 from commands.labels import class_names, every_class
 from commands.measures.common import data_for
+from zoo.protocols import Sampler
+
+if TYPE_CHECKING:
+    from zoo.diffusion.model import ImageDiffusion
 
 STEPS = 50  # of a sampler, or as many as the model has
 SAMPLES, TIMES = 4, 10  # of the denoising picture: samples, and columns
@@ -18,7 +23,22 @@ IMAGES, INVERTED = 10, (10, 50, 200)  # of the inversion: images, and steps
 Numbers = list[dict[str, Any]]
 
 
-def denoising(model: Any, args: argparse.Namespace) -> Numbers:
+class FromLatents(Sampler, Protocol):
+    """A model that makes each sample from a latent of its own."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def denoising(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """x_t and the estimate of x_0 at ten times of a run."""
     labels = _labels(model, SAMPLES)
     noisy, clean, times = [_latents(model, SAMPLES, args.seed)], [], [model.process.num_timesteps]
@@ -42,7 +62,7 @@ def denoising(model: Any, args: argparse.Namespace) -> Numbers:
     return []
 
 
-def interpolation(model: Any, args: argparse.Namespace) -> Numbers:
+def interpolation(model: "FromLatents", args: argparse.Namespace) -> Numbers:
     """Six pairs of latents, nine images along the arc of each; of one class a row."""
     from zoo.diffusion.samplers import slerp
 
@@ -58,7 +78,7 @@ def interpolation(model: Any, args: argparse.Namespace) -> Numbers:
     return []
 
 
-def inversion(model: Any, args: argparse.Namespace) -> Numbers:
+def inversion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Ten test images and their round trips: a row for each number of steps."""
     from zoo.diffusion.samplers import ddim, ddim_invert
     from zoo.diffusion.schedules import timesteps
@@ -82,18 +102,18 @@ def inversion(model: Any, args: argparse.Namespace) -> Numbers:
     return numbers
 
 
-def _options(model: Any) -> dict[str, Any]:
+def _options(model: "FromLatents") -> dict[str, Any]:
     """The number of steps, of a model whose samples take some."""
     return {"steps": min(STEPS, model.process.num_timesteps)} if hasattr(model, "process") else {}
 
 
-def _latents(model: Any, count: int, seed: int) -> Tensor:
+def _latents(model: "FromLatents", count: int, seed: int) -> Tensor:
     shape = getattr(model, "latent_shape", model.shape)
     latents = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
     return latents.to(next(model.parameters()).device)
 
 
-def _labels(model: Any, count: int) -> Tensor | None:
+def _labels(model: "FromLatents", count: int) -> Tensor | None:
     """The first classes of a model in turn, if it has any."""
     if not model.labels:
         return None

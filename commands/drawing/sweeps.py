@@ -3,12 +3,17 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.whole import written_whole
 from commands.labels import has_null_label
 from commands.measures.common import Measurement, data_for, draw_samples, mean, say
 from commands.measures.judge import Judge
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from zoo.diffusion.model import ImageDiffusion
 
 STEPS = (5, 10, 20, 50, 100, 1000)
 SWEPT = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # scales of guidance
@@ -23,7 +28,7 @@ SLOW = ("ddpm", "ddim")  # the others have nothing left to gain beyond 100 steps
 Numbers = list[dict[str, Any]]
 
 
-def steps(model: Any, args: argparse.Namespace) -> Numbers:
+def steps(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Each sampler at each number of steps: its FID over that of training images."""
     by_label = bool(model.labels) and not has_null_label(model)
     judge = Judge(data_for(model, args.described), by_label=by_label)
@@ -43,7 +48,7 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
             point = {"sampler": sampler, "steps": count, "network_evaluations": cost}
             numbers.append(point | {"fid_ratio": ratio.value, "standard_error": ratio.spread / ratio.size**0.5})
 
-    def plot(axes: Any) -> None:
+    def plot(axes: "Axes") -> None:
         for sampler in LINES:
             line = [point for point in numbers if point["sampler"] == sampler]
             cost, height = ([point[key] for point in line] for key in ("network_evaluations", "fid_ratio"))
@@ -57,7 +62,7 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
     return numbers
 
 
-def guidance(model: Any, args: argparse.Namespace) -> Numbers:
+def guidance(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Each scale: the share of samples that read as the label asked for, FID, precision, recall."""
     judge = Judge(data_for(model, args.described), by_label=True)
     numbers: Numbers = []
@@ -72,7 +77,7 @@ def guidance(model: Any, args: argparse.Namespace) -> Numbers:
         point |= {name: mean([getattr(scores, name) for scores in found]) for name in ("precision", "recall")}
         numbers.append(point)
 
-    def plot(axes: Any) -> None:
+    def plot(axes: "Axes") -> None:
         scales = [point["guidance_scale"] for point in numbers]
         for name, text in (("asked_label", "label asked for"), ("precision", "precision"), ("recall", "recall")):
             axes.plot(scales, [point[name] for point in numbers], marker="o", markersize=4, label=text)
@@ -88,7 +93,7 @@ def guidance(model: Any, args: argparse.Namespace) -> Numbers:
     return numbers
 
 
-def _plot(path: Path, plot: Callable[[Any], None], title: str) -> None:
+def _plot(path: Path, plot: "Callable[[Axes], None]", title: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -208,6 +208,9 @@ class CommandLine(LightningCLI):
                 )
         if self._resumed is not None:
             check_model(self.model, self._resumed, Path(self._get_option("ckpt_path")))
+        elif self.subcommand != "fit" and is_overridden("training_step", self.model):
+            if self.model.hparams.get("pretrained") is None:
+                raise UserError(f"{self.subcommand} needs --ckpt_path: without a checkpoint the weights are untrained")
 
     def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Trains, and prints at the end where the run is or how to resume it."""

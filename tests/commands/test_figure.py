@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import commands.drawing.sweeps
+from datamodules import Digits
 from tests.conftest import save_diffusion
 
 SMALL = {"image_shape": [1, 8, 8], "num_timesteps": 20, "channel_multipliers": [1], "attention_levels": []}
@@ -19,6 +20,13 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def guided(tmp_path_factory):
     return save_diffusion(tmp_path_factory.mktemp("figure") / "guided", num_classes=10, null_label=True, **SMALL)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Sixty images in each split: enough to see that what untrained models draw is nothing like them."""
+    monkeypatch.setattr(Digits, "images", lambda self, split, images=Digits.images: images(self, split)[:60])
+    monkeypatch.setattr(Digits, "labels", lambda self, split, labels=Digits.labels: labels(self, split)[:60])
 
 
 def size(path):
@@ -46,7 +54,7 @@ def test_inversion_says_how_far_off_it_is(command, plain, tmp_path):
     assert point["mean_squared_error"] > 0
 
 
-def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch):
+def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch, few):
     monkeypatch.setattr(commands.drawing.sweeps, "STEPS", (2, 20, 1000))
     answer = command("figure", "steps", plain, "--output", tmp_path / "a.png", "--draws", 1, "--json")
     points = json.loads(answer.out)["points"]
@@ -61,7 +69,7 @@ def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatc
     assert size(tmp_path / "a.png") == (840, 540)
 
 
-def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch):
+def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch, few):
     monkeypatch.setattr(commands.drawing.sweeps, "SWEPT", (0.0, 2.0))
     monkeypatch.setattr("commands.measures.common.DRAWS", 2)
     options = ("--output", tmp_path / "a.png", "--draws", 1, "--json")
