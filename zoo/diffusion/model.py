@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.diffusion.checks import check_conditions, check_guidance, whole_labels
+from zoo.diffusion.checks import check_conditions, check_density, check_guidance, whole_labels
 from zoo.diffusion.guidance import (
     Classifier,
     class_log_prob,
@@ -34,8 +34,8 @@ class ImageDiffusion(nn.Module):
 
     Args:
         image_shape: (C, H, W).
-        channels, channel_multipliers, blocks_per_level, attention_levels, dropout, num_classes, patch_size: see
-            `zoo.nn.unet.UNet`.
+        channels, channel_multipliers, blocks_per_level, attention_levels, dropout, num_classes, patch_size,
+            augmentation_labels: see `zoo.nn.unet.UNet`.
         schedule, num_timesteps, sigma_range: see `zoo.diffusion.process.NoiseProcess`.
         parameterization: what the network predicts: "eps", "x0", "v" or "edm"; "v" not with schedule "ve".
         null_label: whether each column has one label more, `num_classes`, that stands for "any", as classifier-free
@@ -60,6 +60,7 @@ class ImageDiffusion(nn.Module):
         sigma_range: tuple[float, float] = (0.01, 50.0),
         null_label: bool = False,
         patch_size: int = 1,
+        augmentation_labels: bool = False,
     ) -> None:
         super().__init__()
         check(parameterization)
@@ -72,16 +73,9 @@ class ImageDiffusion(nn.Module):
         self.null_labels = torch.tensor([self.labels], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
+        widths = (channels, channel_multipliers, blocks_per_level, attention_levels)
         self.network = UNet(
-            self.image_shape,
-            channels,
-            channel_multipliers,
-            blocks_per_level,
-            attention_levels,
-            dropout,
-            num_classes,
-            null_label,
-            patch_size,
+            self.image_shape, *widths, dropout, num_classes, null_label, patch_size, augmentation_labels
         )
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -92,14 +86,19 @@ class ImageDiffusion(nn.Module):
             inputs["labels"] = torch.tensor([[0] * len(self.labels), [count - 1 for count in self.labels]])
         return inputs
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
         """The network's own prediction: x_t (B, C, H, W), t (B,) in 0 ... T, labels (B,) -> (B, C, H, W)."""
         shown = network_input(self.parameterization, self.process, x_t, t)
-        return self.network(shown, self.process.in_thousandths(t), labels)
+        return self.network(shown, self.process.in_thousandths(t), labels, augmentation)
 
-    def loss(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Per-sample denoising loss (B,); see `zoo.diffusion.losses.denoising_loss`."""
-        return denoising_loss(self, self.process, self.parameterization, x0, t, noise, labels)
+    def loss(
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
+        """Per-sample denoising loss (B,) of images augmented by these amounts; see `losses.denoising_loss`."""
+        network = partial(self, augmentation=augmentation)
+        return denoising_loss(network, self.process, self.parameterization, x0, t, noise, labels)
 
     def denoiser(
         self,
@@ -260,12 +259,7 @@ class ImageDiffusion(nn.Module):
         """
         from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood
 
-        if x.shape[1:] != self.shape:
-            raise UserError(f"x must have the shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        if levels < 0 or levels == 1:
-            raise UserError(f"levels must be 0 or at least 2, got {levels!r}")
-        if draws < 1:
-            raise UserError(f"draws must be at least 1, got {draws!r}")
+        check_density(x, self.shape, levels, draws)
         labels = self._checked(labels, len(x))
         denoise = self.denoiser(labels, clip=False)
         density = partial(log_likelihood, denoise, self.process, trace=trace, steps=steps, generator=generator)
