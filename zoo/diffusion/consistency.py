@@ -8,7 +8,7 @@ smallest noise level instead; a process of this project reaches the data itself,
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -16,27 +16,28 @@ from torch import Tensor
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep, call
 from zoo.diffusion.schedules import times_for
-from zoo.errors import UserError
 from zoo.random import Source, normal
 
 SOLVERS = ("ddim", "heun")
 
 
-def doubled(step: int, total: int, first: int, last: int) -> int:
+def doubled(step: int, total: float, first: int, last: int) -> int:
     """Intervals at a training step: min(first 2^floor(k / K'), last), K' = floor(K / (log2 floor(last / first) + 1)).
 
     Args:
-        step: k, from 0. total: K, steps of the run. first, last: s_0 and s_1 of the paper, whose N(k) counts the ends of
-            the intervals, one more.
+        step: k, from 0. total: K, steps of the run; one without an end never doubles.
+        first, last: s_0 and s_1 of the paper, whose N(k), one more, counts the ends of the intervals.
 
     References:
         Song & Dhariwal 2023, arXiv:2310.14189, section 3.4 and table 1.
     """
-    doublings = math.log2(last // first) + 1
-    return int(min(first * 2 ** (step // max(1, math.floor(total / doublings))), last))
+    if math.isinf(total):
+        return first
+    period = max(1, math.floor(total / (math.log2(last // first) + 1)))
+    return min(first * 2 ** (step // period), last)
 
 
-@cache
+@lru_cache(maxsize=64)
 def grid(process: NoiseProcess, intervals: int, spacing: str) -> tuple[Tensor, Tensor]:
     """Rising times 0 ... T of so many intervals, (intervals + 1,), and the logarithm of their noise levels, -inf first.
 
@@ -71,20 +72,16 @@ def flow_step(
 
     It is the step of `samplers.ddim` or `solvers.heun` to the bit, for t and s (B,) whole, s < t.
     """
-    signal_t, sigma_t, signal_s, sigma_s = (
-        number.to(x.dtype)
-        for time in (t, s)
-        for number in process.signal_and_noise(time, x.ndim, torch.float64)
-    )  # fmt: skip
+    exact_t, exact_s = (process.signal_and_noise(time, x.ndim, torch.float64) for time in (t, s))
+    signal_t, sigma_t, signal_s, sigma_s = (number.to(x.dtype) for number in (*exact_t, *exact_s))
     x0 = denoise(x, t)
     eps = (x - signal_t * x0) / sigma_t
     reached = signal_s * x0 + sigma_s * eps
     if solver == "ddim":
         return reached
-    (a_t, b_t), (a_s, b_s) = (process.signal_and_noise(time, x.ndim, torch.float64) for time in (t, s))
-    half = (a_s * (b_s / a_s - b_t / a_t) / 2).to(x.dtype)
     second = (reached - signal_s * denoise(reached, s)) / sigma_s
-    return torch.where(s.view(b_s.shape) > 0, reached + half * (second - eps), reached)
+    half = (exact_s[0] * (exact_s[1] / exact_s[0] - exact_t[1] / exact_t[0]) / 2).to(x.dtype)
+    return torch.where(exact_s[1] > 0, reached + half * (second - eps), reached)
 
 
 def pseudo_huber(difference: Tensor, c: float) -> Tensor:
@@ -94,6 +91,31 @@ def pseudo_huber(difference: Tensor, c: float) -> Tensor:
         Song & Dhariwal 2023, arXiv:2310.14189, section 3.3 (c = 0.00054 sqrt(D) for D numbers a sample).
     """
     return (difference.flatten(1).square().sum(1) + c**2).sqrt() - c
+
+
+def consistency_loss(
+    consistency: Denoiser, process: NoiseProcess, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor, c: float
+) -> Tensor:
+    """d(f(x_t, t), f(x_s, s)) / (sigma_t / a_t - sigma_s / a_s), with d the `pseudo_huber` distance.
+
+    f(x_s, s) is a constant: no gradient flows through it. Both evaluations drop the same features.
+
+    Args:
+        x_t, x_s: two points on one path of the flow, (B, ...), at times s < t (B,).
+
+    Returns:
+        Loss of shape (B,).
+
+    References:
+        Song & Dhariwal 2023, arXiv:2310.14189, eq. 7 and table 1: its target is the student itself, not an average.
+    """
+    with torch.random.fork_rng(devices=[x_t.device] if x_t.is_cuda else []):
+        reached = consistency(x_t, t)
+    # the second pass: autocast would keep weights that were cast without gradient, and use them in both
+    with torch.no_grad():
+        target = consistency(x_s, s)
+    (a_t, sigma_t), (a_s, sigma_s) = (process.signal_and_noise(time, 1, torch.float64) for time in (t, s))
+    return pseudo_huber(reached - target, c) / (sigma_t / a_t - sigma_s / a_s).to(reached.dtype)
 
 
 def multistep(
