@@ -143,7 +143,7 @@ class Flow(nn.Module):
             UserError: if an argument is out of range.
         """
         if n < 1:
-            raise UserError(f"num_samples must be at least 1, got {n!r}")
+            raise UserError(f"n must be at least 1, got {n!r}")
         if not 0 < temperature < math.inf:
             raise UserError(f"temperature must be above 0, got {temperature!r}")
         if noise is None:
