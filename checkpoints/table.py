@@ -31,6 +31,7 @@ MODELS = {
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
+    "table": Row("zoo.rl.tabular.table:Table", "policy"),
     "vae": Row("zoo.vae.model:VAE", "images"),
 }
 
