@@ -137,7 +137,7 @@ def _run_as_rank(rank, folder, commands, port):
     seen = {"images": [], "noise": [], "labels": [], "times": []}
     original, classify = ImageDiffusion.loss, NoisyClassifier.forward
 
-    def loss(self, x0, t, noise, labels=None):
+    def loss(self, x0, t, noise, labels=None, augmentation=None):
         if self.training:
             seen["images"].append(x0)
             seen["noise"].append(noise)

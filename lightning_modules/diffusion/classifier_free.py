@@ -24,8 +24,9 @@ class ClassifierFree(L.LightningModule):
             lost on its own, so that samples can be conditioned on some columns only.
         guidance_scale: s in prediction; 1 is conditional, 0 unconditional.
         levels, channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, schedule,
-            num_timesteps, parameterization, augmentation, augmentation_probability, min_snr_gamma, learning_rate,
-            learning_rate_schedule, weight_decay, warmup_steps, pretrained, compile: see `lightning_modules.DDPM`.
+            num_timesteps, parameterization, augmentation, augmentation_probability, augmentation_labels,
+            min_snr_gamma, learning_rate, learning_rate_schedule, weight_decay, warmup_steps, pretrained, compile: see
+            `lightning_modules.DDPM`.
 
     References:
         Ho & Salimans 2022, arXiv:2207.12598, algorithm 1; 000_507b39bbaa34acda.txt, section 16.
@@ -54,6 +55,7 @@ class ClassifierFree(L.LightningModule):
         parameterization: str = "v",
         augmentation: float = 0.0,
         augmentation_probability: float = 1.0,
+        augmentation_labels: bool | None = None,
         min_snr_gamma: float | None = None,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",

@@ -82,7 +82,7 @@ class ClassifierGuidance(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        images = augmented(images, self.hparams)
+        images, _ = augmented(images, self.hparams)
         t = uniform_times(self.model.process, images)
         x_t = self.model.process.add_noise(images, torch.randn_like(images), t)
         loss = F.cross_entropy(self.model(x_t, t).float(), labels.long())

@@ -17,7 +17,7 @@ from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.process import NoiseProcess
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
-from zoo.nn.augment import random_affine
+from zoo.nn.augment import affine, random_amounts
 
 LONG = 5_000  # steps; a shorter run may not make up for the minute that compiling takes (docs/benchmarks.md)
 
@@ -34,6 +34,8 @@ def denoiser(module: L.LightningModule, **given: Any) -> ImageDiffusion:
     gamma = options.get("min_snr_gamma")
     if gamma is not None and not gamma > 0:
         raise UserError(f"model.min_snr_gamma must be positive, got {gamma}")
+    told = options["augmentation_labels"]
+    given["augmentation_labels"] = options["augmentation"] > 0 if told is None else told
     model: ImageDiffusion = construct(module, "image-diffusion", **given)
     if options["compile"]:
         model.network.compile()
@@ -56,9 +58,9 @@ def training_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> Te
     """Logs and returns the mean loss of augmented images at random times, with min-SNR weights if there is a gamma."""
     images, labels = images_and_labels(module, batch)
     model: Any = module.model
-    images = augmented(images, module.hparams)
+    images, amounts = augmented(images, module.hparams)
     t = uniform_times(model.process, images)
-    loss = model.loss(images, t, torch.randn_like(images), labels)
+    loss = model.loss(images, t, torch.randn_like(images), labels, amounts)
     gamma = module.hparams["min_snr_gamma"]
     if gamma is not None:
         loss = min_snr_weight(model.process.snr(t), model.parameterization, gamma) * loss
@@ -111,11 +113,16 @@ def images_and_labels(module: L.LightningModule, batch: Batch) -> tuple[Tensor, 
     return images, labels[0] if labels and module.model.labels else None  # type: ignore[union-attr]
 
 
-def augmented(images: Tensor, options: Mapping[str, Any]) -> Tensor:
-    """The images, rotated, scaled, sheared and shifted at random if the options ask for it."""
-    if options["augmentation"] > 0:
-        return random_affine(images, options["augmentation"], options["augmentation_probability"])
-    return images
+def augmented(images: Tensor, options: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """The images, rotated, scaled, sheared and shifted at random if the options ask for it.
+
+    Then the amounts by which they were moved, or None for a network that is not to be told.
+    """
+    if not options["augmentation"] > 0:
+        return images, None
+    amounts = random_amounts(images, options["augmentation_probability"])
+    told = options.get("augmentation_labels") is not False
+    return affine(images, amounts, options["augmentation"]), amounts if told else None
 
 
 def uniform_times(process: NoiseProcess, images: Tensor) -> Tensor:

@@ -31,8 +31,10 @@ class DDPM(L.LightningModule):
         num_timesteps: T.
         parameterization: what the network predicts: "v", "eps" or "x0".
         augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none.
-            It keeps a network from memorising a small data set, and leaks a little into its samples.
+            It keeps a network from memorising a small data set.
         augmentation_probability: share of the training images that are augmented.
+        augmentation_labels: whether the network is told how each image was moved, so that its samples are not
+            (arXiv:2206.00364, appendix F.2); by default if there is augmentation.
         min_snr_gamma: if given, weights the loss by min(SNR, gamma) on x_0 instead of "simple".
         learning_rate: of AdamW, after the warm-up.
         weight_decay: of AdamW.
@@ -67,6 +69,7 @@ class DDPM(L.LightningModule):
         parameterization: str = "v",
         augmentation: float = 0.0,
         augmentation_probability: float = 1.0,
+        augmentation_labels: bool | None = None,
         min_snr_gamma: float | None = None,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",

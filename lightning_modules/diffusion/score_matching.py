@@ -36,8 +36,8 @@ class ScoreMatching(L.LightningModule):
         image_shape: (C, H, W); filled in from the data.
         levels: grey levels of the data, filled in from it; 0 for continuous images, which are not dequantised.
         channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, num_timesteps,
-            augmentation, augmentation_probability, learning_rate, learning_rate_schedule, weight_decay, warmup_steps,
-            pretrained, compile: see `lightning_modules.DDPM`.
+            augmentation, augmentation_probability, augmentation_labels, learning_rate,
+            learning_rate_schedule, weight_decay, warmup_steps, pretrained, compile: see `lightning_modules.DDPM`.
         schedule: "ve", "linear" or "cosine" noise.
         sigma_range: lowest and highest noise level of schedule "ve".
         parameterization: "eps" or "edm".
@@ -70,6 +70,7 @@ class ScoreMatching(L.LightningModule):
         times: str = "uniform",
         augmentation: float = 0.0,
         augmentation_probability: float = 1.0,
+        augmentation_labels: bool | None = None,
         likelihood_steps: int = 100,
         sampler: str = "heun",
         steps: int = 50,
@@ -95,12 +96,13 @@ class ScoreMatching(L.LightningModule):
         self.model = common.denoiser(self)
 
     def training_step(self, batch: common.Batch, batch_idx: int) -> Tensor:
-        images, process = self._continuous(common.augmented(self._images(batch), self.hparams)), self.model.process
+        images, amounts = common.augmented(self._images(batch), self.hparams)
+        images, process = self._continuous(images), self.model.process
         if self.hparams["times"] == "lognormal":
             t = lognormal_times(process, len(images), device=images.device)
         else:
             t = common.uniform_times(process, images)
-        loss = self.model.loss(images, t, torch.randn_like(images)).mean()
+        loss = self.model.loss(images, t, torch.randn_like(images), augmentation=amounts).mean()
         log_rarely(self, "train/loss", loss)
         return loss
 

@@ -30,6 +30,7 @@ class Glow(L.LightningModule):
         checkerboards: couplings by checkerboard masks before the first scale, as in Real NVP.
         base: "normal" or "logistic".
         alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
+        pooling: of images, counts of all pixels' histogram in each pixel's own at the start; see there.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         weight_decay: of AdamW.
@@ -61,6 +62,7 @@ class Glow(L.LightningModule):
         checkerboards: int = 0,
         base: str = "normal",
         alpha: float = 1e-3,
+        pooling: float = 0.0,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",
         weight_decay: float = 0.01,
@@ -72,6 +74,7 @@ class Glow(L.LightningModule):
         self.save_hyperparameters()
         self.model = likelihood.density(self, "glow")
 
+    setup = likelihood.fit_statistics
     training_step = likelihood.training_step
     validation_step = likelihood.validation_step
     test_step = likelihood.test_step

@@ -26,6 +26,7 @@ class NICE(L.LightningModule):
         dropout: probability of dropping a hidden unit.
         base: "logistic" or "normal".
         alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
+        pooling: of images, counts of all pixels' histogram in each pixel's own at the start; see there.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         weight_decay: of AdamW.
@@ -53,6 +54,7 @@ class NICE(L.LightningModule):
         dropout: float = 0.0,
         base: str = "logistic",
         alpha: float = 1e-3,
+        pooling: float = 0.0,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",
         weight_decay: float = 0.01,

@@ -11,8 +11,9 @@ class RealNVP(L.LightningModule):
     """Minimises E[-log p(x)], log p(x) = log N(f(x); 0, I) + log |det df/dx|, f a chain of couplings.
 
     A coupling moves half of the entries by an affine map or a spline that a multilayer perceptron makes of the other
-    half. Points keep their units; images are dequantised by uniform noise, and flattened. Average the weights with
-    `lightning_modules.callbacks.EMA`.
+    half. Points keep their units; images are dequantised by uniform noise. They are flattened, or with `scales` keep
+    their form: the networks are then convolutional, and checkerboards and channels are halved in turn, at several
+    resolutions. Average the weights with `lightning_modules.callbacks.EMA`.
 
     Args:
         image_shape: (C, H, W) of images; filled in from the data.
@@ -32,6 +33,10 @@ class RealNVP(L.LightningModule):
         actnorm: whether a learned scale and shift, set by the first batch, precedes each coupling.
         base: "normal" or "logistic".
         alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
+        pooling: of images, counts of all pixels' histogram in each pixel's own at the start; see there.
+        scales: of images, how many times pixels become channels, with convolutional couplings at each scale; 0 for
+            perceptrons. Then `couplings` counts those of each mask, and `hidden`, `depth`, `residual` and `dropout`
+            are of the convolutional networks.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         weight_decay: of AdamW.
@@ -66,6 +71,8 @@ class RealNVP(L.LightningModule):
         actnorm: bool = False,
         base: str = "normal",
         alpha: float = 1e-3,
+        pooling: float = 0.0,
+        scales: int = 0,
         learning_rate: float = 1e-3,
         learning_rate_schedule: str = "constant",
         weight_decay: float = 0.01,

@@ -110,3 +110,13 @@ def check_classifier(
         check_labels(labels, counts, n)
     elif labels.shape != (n,):
         raise UserError(f"labels must be {n} numbers, one a sample, got the shape {tuple(labels.shape)}")
+
+
+def check_density(x: Tensor, shape: tuple[int, ...], levels: int, draws: int) -> None:
+    """Images of the model's shape, on a grid of grey levels or (levels 0) not, and how often noise is drawn."""
+    if x.shape[1:] != shape:
+        raise UserError(f"x must have the shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+    if levels < 0 or levels == 1:
+        raise UserError(f"levels must be 0 or at least 2, got {levels!r}")
+    if draws < 1:
+        raise UserError(f"draws must be at least 1, got {draws!r}")

@@ -6,21 +6,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.diffusion.checks import check_conditions, check_guidance, whole_labels
-from zoo.diffusion.guidance import (
-    Classifier,
-    class_log_prob,
-    classifier_free,
-    classifier_guidance,
-    clipped,
-    log_prob_gradient,
-)
+from zoo.diffusion.checks import check_conditions, check_density, check_guidance, whole_labels
+from zoo.diffusion.guidance import Classifier, class_log_prob, classifier_free, clipped
+from zoo.diffusion.inverse import Known, check_known, consistent, repeated, start
 from zoo.diffusion.losses import denoising_loss
 from zoo.diffusion.parameterization import check, network_input, prediction_to_x0
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep
 from zoo.diffusion.schedules import times_for
-from zoo.diffusion.solvers import SamplerName, sampler_of, takes
+from zoo.diffusion.solvers import SamplerName, sampler_of, takes, with_classifier
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, label_columns
 from zoo.random import normal, per_row
@@ -34,8 +28,8 @@ class ImageDiffusion(nn.Module):
 
     Args:
         image_shape: (C, H, W).
-        channels, channel_multipliers, blocks_per_level, attention_levels, dropout, num_classes, patch_size: see
-            `zoo.nn.unet.UNet`.
+        channels, channel_multipliers, blocks_per_level, attention_levels, dropout, num_classes, patch_size,
+            augmentation_labels: see `zoo.nn.unet.UNet`.
         schedule, num_timesteps, sigma_range: see `zoo.diffusion.process.NoiseProcess`.
         parameterization: what the network predicts: "eps", "x0", "v" or "edm"; "v" not with schedule "ve".
         null_label: whether each column has one label more, `num_classes`, that stands for "any", as classifier-free
@@ -60,6 +54,7 @@ class ImageDiffusion(nn.Module):
         sigma_range: tuple[float, float] = (0.01, 50.0),
         null_label: bool = False,
         patch_size: int = 1,
+        augmentation_labels: bool = False,
     ) -> None:
         super().__init__()
         check(parameterization)
@@ -72,16 +67,9 @@ class ImageDiffusion(nn.Module):
         self.null_labels = torch.tensor([self.labels], device="cpu") if null_label else None  # (1, columns)
         self.parameterization = parameterization
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
+        widths = (channels, channel_multipliers, blocks_per_level, attention_levels)
         self.network = UNet(
-            self.image_shape,
-            channels,
-            channel_multipliers,
-            blocks_per_level,
-            attention_levels,
-            dropout,
-            num_classes,
-            null_label,
-            patch_size,
+            self.image_shape, *widths, dropout, num_classes, null_label, patch_size, augmentation_labels
         )
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -92,14 +80,19 @@ class ImageDiffusion(nn.Module):
             inputs["labels"] = torch.tensor([[0] * len(self.labels), [count - 1 for count in self.labels]])
         return inputs
 
-    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, labels: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
         """The network's own prediction: x_t (B, C, H, W), t (B,) in 0 ... T, labels (B,) -> (B, C, H, W)."""
         shown = network_input(self.parameterization, self.process, x_t, t)
-        return self.network(shown, self.process.in_thousandths(t), labels)
+        return self.network(shown, self.process.in_thousandths(t), labels, augmentation)
 
-    def loss(self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Per-sample denoising loss (B,); see `zoo.diffusion.losses.denoising_loss`."""
-        return denoising_loss(self, self.process, self.parameterization, x0, t, noise, labels)
+    def loss(
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None, augmentation: Tensor | None = None
+    ) -> Tensor:
+        """Per-sample denoising loss (B,) of images augmented by these amounts; see `losses.denoising_loss`."""
+        network = partial(self, augmentation=augmentation)
+        return denoising_loss(network, self.process, self.parameterization, x0, t, noise, labels)
 
     def denoiser(
         self,
@@ -153,6 +146,9 @@ class ImageDiffusion(nn.Module):
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         classifier: Classifier | None = None,
+        known: Known | None = None,
+        edit: tuple[Tensor, float] | None = None,
+        repeats: int = 5,
         noise: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -172,6 +168,9 @@ class ImageDiffusion(nn.Module):
             guidance_interval: Guide only between these two noise levels, the lower first.
             guidance_rescale: Brings the contrast of guided images back towards that of unguided ones, from 0 to 1.
             classifier: A noisy classifier, (x_t, t) -> logits, that guides a model without labels of its own.
+            known: What the images agree with: `inpainting` or `averages` of `zoo.diffusion.inverse`.
+            edit: An image (C, H, W), or one a sample, to start from, and how strongly it is changed, above 0 to 1.
+            repeats: Walks over each tenth of the steps if something is known: more of them fit the rest to it better.
             noise: Standard normal latents (n, C, H, W) to start from, instead of drawing them.
             on_step: Called after each step with the time just reached, x there, and the estimate of x_0 that led there.
 
@@ -184,7 +183,7 @@ class ImageDiffusion(nn.Module):
         if n < 1:
             raise UserError(f"n must be at least 1, got {n!r}")
         solve = sampler_of(sampler, eta=eta, variance=variance)
-        if variance is None and takes(sampler, "variance"):
+        if variance is None and takes(solve, "variance"):
             solve = partial(solve, variance="large" if steps == self.process.num_timesteps else "small")
         times = times_for(self.process, steps, spacing)
         labels = self._checked(labels, n, classifier)
@@ -193,9 +192,8 @@ class ImageDiffusion(nn.Module):
         if noise is not None and noise.shape != shape:
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
         source = per_row(generator)
-        x = normal(shape, source, device) if noise is None else noise.to(device)
-        if self.process.exploding:
-            x = x * self.process.at(times[0])[1]
+        noise = normal(shape, source, device) if noise is None else noise.to(device)
+        times, x = start(self.process, times, noise, edit)
         if classifier is None:
             denoise = self.denoiser(
                 labels,
@@ -205,13 +203,12 @@ class ImageDiffusion(nn.Module):
             )
         else:
             assert labels is not None
-            denoise, log_prob = self.denoiser(clip=False), class_log_prob(classifier, labels)
-            if takes(sampler, "mean_gradient"):
-                scale = torch.as_tensor(guidance_scale, dtype=x.dtype, device=device).view(-1, 1, 1, 1)
-                solve = partial(solve, mean_gradient=lambda x_t, t: scale * log_prob_gradient(log_prob, x_t, t))
-            else:
-                denoise = classifier_guidance(denoise, self.process, log_prob, guidance_scale)
+            log_prob, plain = class_log_prob(classifier, labels), self.denoiser(clip=False)
+            solve, denoise = with_classifier(solve, plain, self.process, log_prob, guidance_scale)
             denoise = clipped(denoise)
+        if known is not None:
+            check_known(known, shape)
+            solve, denoise = repeated(solve, repeats), consistent(denoise, known)
         return solve(denoise, self.process, x, times, generator=source, on_step=on_step)
 
     @torch.inference_mode()
@@ -260,12 +257,7 @@ class ImageDiffusion(nn.Module):
         """
         from zoo.diffusion.likelihood import dequantise, log_bin_volume, log_likelihood
 
-        if x.shape[1:] != self.shape:
-            raise UserError(f"x must have the shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
-        if levels < 0 or levels == 1:
-            raise UserError(f"levels must be 0 or at least 2, got {levels!r}")
-        if draws < 1:
-            raise UserError(f"draws must be at least 1, got {draws!r}")
+        check_density(x, self.shape, levels, draws)
         labels = self._checked(labels, len(x))
         denoise = self.denoiser(labels, clip=False)
         density = partial(log_likelihood, denoise, self.process, trace=trace, steps=steps, generator=generator)

@@ -52,6 +52,7 @@ class ConvNet(nn.Module):
         inputs, outputs, hidden: channels. depth: hidden layers, at least 1.
         context: width of the context, added to the first hidden layer by a linear map; 0 for none.
         dropout: probability of dropping a channel before the last layer.
+        residual: whether hidden layers but the first are 3x3 and add to what they are given, as in Real NVP.
     """
 
     def __init__(
@@ -62,11 +63,13 @@ class ConvNet(nn.Module):
         depth: int = 2,
         context: int = 0,
         dropout: float = 0.0,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        self.residual, size = residual, 3 if residual else 1
         self.first = nn.Conv2d(inputs, hidden, 3, padding=1)
         self.context = nn.Linear(context, hidden, bias=False) if context else None
-        self.hidden = nn.ModuleList(nn.Conv2d(hidden, hidden, 1) for _ in range(depth - 1))
+        self.hidden = nn.ModuleList(nn.Conv2d(hidden, hidden, size, padding="same") for _ in range(depth - 1))
         self.dropout = nn.Dropout2d(dropout) if dropout else None
         self.last = _zero(nn.Conv2d(hidden, outputs, 3, padding=1))
 
@@ -75,7 +78,7 @@ class ConvNet(nn.Module):
         if self.context is not None:
             x = x + self.context(context)[..., None, None]
         for layer in self.hidden:
-            x = layer(x.relu_())
+            x = x + layer(x.relu()) if self.residual else layer(x.relu_())
         x = x.relu_()
         return self.last(x if self.dropout is None else self.dropout(x))
 

@@ -4,24 +4,41 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+AMOUNTS = 6  # numbers that say how an image was moved
+
 
 def random_affine(images: Tensor, strength: float = 1.0, probability: float = 1.0, background: float = -1.0) -> Tensor:
-    """Rotates, scales, shears and shifts each image by its own random amount, with bilinear interpolation.
+    """Moves each image at random: `affine` by `random_amounts`."""
+    return affine(images, random_amounts(images, probability), strength, background)
 
-    At strength 1: rotation up to 0.2 rad, scale 1 +- 0.1 an axis, shear up to 0.15, shift up to 7.5 % of the side, all
-    uniform and independent.
+
+def random_amounts(images: Tensor, probability: float = 1.0) -> Tensor:
+    """How to move each image, (B, AMOUNTS): uniform in [-1, 1] and independent, or all 0 for an image that stays.
 
     Args:
-        images: (B, C, H, W). strength: multiplies every amount. probability: that an image is moved at all.
-        background: the value outside the image.
+        images: (B, ...). probability: that an image is moved at all.
     """
     count, device = len(images), images.device
+    drawn = [torch.rand(count, width, device=device) for width in (1, 1, 2, 2)]
+    amounts = 2 * torch.cat(drawn, dim=1) - 1
+    if probability == 1:
+        return amounts
+    return torch.where(torch.rand(count, 1, device=device) < probability, amounts, 0)
 
-    def uniform(limit: float, *shape: int) -> Tensor:
-        return (2 * torch.rand(count, *shape, device=device) - 1) * limit * strength
 
-    angle, shear = uniform(0.2), uniform(0.15)
-    scale, shift = 1 + uniform(0.1, 2), uniform(0.15, 2)  # a side is 2 long in the coordinates of affine_grid
+def affine(images: Tensor, amounts: Tensor, strength: float = 1.0, background: float = -1.0) -> Tensor:
+    """Rotates, shears, scales and shifts each image by its own amounts, with bilinear interpolation.
+
+    At strength 1 amounts of 1 are a rotation by 0.2 rad, a shear of 0.15, a scale of 1.1 in x and in y, and shifts by
+    7.5 % of the side in x and in y. An image whose amounts are all 0 is returned as it is.
+
+    Args:
+        images: (B, C, H, W). amounts: (B, AMOUNTS). strength: multiplies every amount.
+        background: the value outside the image.
+    """
+    angle, shear = amounts[:, 0] * 0.2 * strength, amounts[:, 1] * 0.15 * strength
+    scale = 1 + amounts[:, 2:4] * 0.1 * strength
+    shift = amounts[:, 4:] * 0.15 * strength  # a side is 2 long in the coordinates of affine_grid
     cos, sin = angle.cos(), angle.sin()
     rows = [
         torch.stack([cos * scale[:, 0], shear - sin, shift[:, 0]], dim=1),
@@ -29,7 +46,5 @@ def random_affine(images: Tensor, strength: float = 1.0, probability: float = 1.
     ]
     grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
     moved = F.grid_sample(images - background, grid, align_corners=False) + background
-    if probability == 1:
-        return moved
-    chosen = torch.rand(count, 1, 1, 1, device=device) < probability
-    return torch.where(chosen, moved, images)
+    stays = (amounts == 0).all(1)[:, None, None, None]
+    return torch.where(stays, images, moved)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.nn.augment import AMOUNTS
+
 
 def sinusoidal_embedding(
     t: Tensor, width: int, max_period: float = 10_000.0, dtype: torch.dtype = torch.float32
@@ -132,14 +134,18 @@ class UNet(nn.Module):
         null_label: whether each column has one more class, number num_classes, that stands for "no label".
         patch_size: side of the pixel blocks that become channels of the first level; 2 makes each layer 4 times
             cheaper, and no pixel is lost.
+        augmentation_labels: whether the network can be told how its images were augmented; what it is told adds a
+            linear function, 0 for no augmentation, to the embedding of the time. Without being told it predicts images
+            that were not augmented.
 
     Shapes:
-        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) or (B, columns); output as x, in the type of
-        the weights.
+        x (B, C, H, W); t (B,) in units of a 1000-step process; labels (B,) or (B, columns); augmentation (B, AMOUNTS);
+        output as x, in the type of the weights.
 
     References:
         Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3; patches:
-        Hoogeboom et al. 2023, arXiv:2301.11093, section 3.2.
+        Hoogeboom et al. 2023, arXiv:2301.11093, section 3.2; augmentation: Karras et al. 2022, arXiv:2206.00364,
+        appendix F.2.
     """
 
     def __init__(
@@ -153,6 +159,7 @@ class UNet(nn.Module):
         num_classes: int | tuple[int, ...] = 0,
         null_label: bool = False,
         patch_size: int = 1,
+        augmentation_labels: bool = False,
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
@@ -177,6 +184,7 @@ class UNet(nn.Module):
         self.embed_label = nn.ModuleList(
             nn.Embedding(count + null_label, embedding_width) for count in label_columns(num_classes)
         )
+        self.embed_augmentation = nn.Linear(AMOUNTS, embedding_width, bias=False) if augmentation_labels else None
         self.patch_size = patch_size
         patch_channels = image_channels * patch_size**2
         self.conv_in = nn.Conv2d(patch_channels, channels, 3, padding=1)
@@ -212,7 +220,7 @@ class UNet(nn.Module):
         self.norm_out = group_norm(current)
         self.conv_out = zero_init(nn.Conv2d(current, patch_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, augmentation: Tensor | None = None) -> Tensor:
         dtype = self.conv_in.weight.dtype
         embedding = self.embed_time(embed_times(t, self.channels, dtype))  # (B, E)
         if (labels is None) == bool(self.embed_label):
@@ -223,6 +231,11 @@ class UNet(nn.Module):
             columns = labels.long().view(len(labels), len(self.embed_label)).unbind(1)
             for embed, column in zip(self.embed_label, columns, strict=True):
                 embedding = embedding + embed(column)
+        if self.embed_augmentation is not None:
+            amounts = x.new_zeros(len(x), AMOUNTS) if augmentation is None else augmentation
+            embedding = embedding + self.embed_augmentation(amounts.to(dtype))
+        elif augmentation is not None:
+            raise ValueError("augmentation must not be given to a network without augmentation_labels")
         embedding = F.silu(embedding)
 
         h = self.conv_in(F.pixel_unshuffle(x.to(dtype), self.patch_size))  # (B, C, H / patch, W / patch)

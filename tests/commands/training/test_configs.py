@@ -84,7 +84,7 @@ def test_every_config_runs_a_few_steps(path, tiny_run, tmp_path, monkeypatch, co
         write_pictures(tmp_path / "pictures", {"a": 12, "b": 8}, height=40, width=50)
     if data == "Shapes" or data == "Densities":
         options += ["--data.num_train", 20]
-    elif data not in ("Digits", "Latents"):
+    elif data not in ("Digits", "Latents", "MNIST5k"):
         options += ["--data.root", tmp_path / "pictures" if data == "ImageFolder" else tmp_path]
     module = getattr(lightning_modules, config["model"]["class_path"].rsplit(".", 1)[-1])
     if module is lightning_modules.DDIM:

@@ -11,6 +11,7 @@ from tests.runs import TINY, differences, fit, read
 from zoo.diffusion.losses import min_snr_weight
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
+from zoo.nn.augment import affine
 
 CLASSES, T = 5, 20
 
@@ -76,7 +77,10 @@ def test_augmentation_moves_training_images_only(losses):
     assert (losses[0].x0 != images).flatten(1).any(1).all()
     module.validation_step((images, labels), 0)
     assert torch.equal(losses[1].x0, images)
+    torch.testing.assert_close(affine(images, losses[0].augmentation), losses[0].x0)
+    assert losses[1].augmentation is None
     ddpm(augmentation=1.0, augmentation_probability=0.0).training_step((images, labels), 0)
+    assert not losses[2].augmentation.any()
     assert torch.allclose(losses[2].x0, images)
 
 
@@ -142,7 +146,7 @@ def test_a_checkpoint_says_how_to_build_its_model(trained):
         assert content["arguments"][name] == value
 
 
-OF_TINY = {"image_shape": (1, 8, 8), "num_classes": 10, "channels": 8, "num_timesteps": T}
+OF_TINY = {"image_shape": (1, 8, 8), "num_classes": 10, "channels": 8, "num_timesteps": T, "augmentation": 1.0}
 
 
 def test_fine_tuning_starts_from_the_weights_of_the_model(trained):
@@ -191,8 +195,8 @@ def test_fine_tuning_a_model_of_another_class_is_refused(trained, tmp_path, refu
 def test_bfloat16_computes_the_network_alone_in_it(losses, tmp_path, monkeypatch):
     outputs, original = set(), ImageDiffusion.forward
 
-    def forward(self, *arguments):
-        answer = original(self, *arguments)
+    def forward(self, *arguments, **options):
+        answer = original(self, *arguments, **options)
         if self.training:
             outputs.add(answer.dtype)
         return answer

@@ -276,7 +276,7 @@ def test_wrong_architecture_arguments_are_named():
 def test_the_network_is_told_times_of_a_process_of_1000_steps(num_timesteps):
     model = ImageDiffusion(SHAPE, channels=4, num_timesteps=num_timesteps)
     seen = []
-    model.network.forward = lambda x, t, labels: seen.append(t) or x
+    model.network.forward = lambda x, t, *_: seen.append(t) or x
     model(torch.zeros(3, *SHAPE), torch.tensor([0, num_timesteps // 2, num_timesteps]))
     torch.testing.assert_close(seen[0], torch.tensor([0.0, 500.0, 1000.0]))
 
@@ -289,7 +289,7 @@ def test_denoiser_undoes_the_parameterisation(parameterization):
     noise = torch.randn(5, *SHAPE, generator=seeded(1))
     t = torch.tensor([1, 4, 7, 9, 10])
     target = training_target(parameterization, x0, noise, *model.process.signal_and_noise(t))
-    model.network.forward = lambda x, t, labels: target
+    model.network.forward = lambda x, t, *_: target
     estimate = model.denoiser()(model.process.add_noise(x0, noise, t), t)
     torch.testing.assert_close(estimate, x0, rtol=0, atol=1e-5)  # float32, over sqrt(abar) of at least 0.25
     assert torch.equal(model.loss(x0, t, noise), torch.zeros(5))

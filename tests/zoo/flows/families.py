@@ -28,8 +28,8 @@ def _masked(transform, mask: Callable[..., Tensor], flip: bool, **options) -> Ma
     return MaskedCoupling(transform, net, mask(IMAGE, flip))
 
 
-def _convolutional(transform) -> Coupling:
-    return Coupling(transform, ConvNet(3, 3 * transform.size, hidden=8, depth=3, dropout=0.2), 6)
+def _convolutional(transform, **options) -> Coupling:
+    return Coupling(transform, ConvNet(3, 3 * transform.size, hidden=8, depth=3, dropout=0.2, **options), 6)
 
 
 def _standardise(shape) -> layers.Standardise:
@@ -52,6 +52,7 @@ BIJECTIONS: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], int]] = {
     "spline": ((7,), lambda: _coupling(Spline(5, 2.0)), 0),
     "spline, flipped, of a context": ((7,), lambda: _coupling(Spline(), True, context=CONTEXT), CONTEXT),
     "affine channels": (IMAGE, lambda: _convolutional(Affine()), 0),
+    "affine channels, residual network": (IMAGE, lambda: _convolutional(Affine(), residual=True), 0),
     "spline channels": (IMAGE, lambda: _convolutional(Spline(4)), 0),
     "affine checkerboard": (IMAGE, lambda: _masked(Affine(), checkerboard, False), 0),
     "affine checkerboard of a context": (
@@ -86,6 +87,10 @@ FLOWS: dict[str, Callable[[], Flow]] = {
     "realnvp, mixed": partial(realnvp, (7,), hidden=16, couplings=4, linear=True, actnorm=True, base="logistic"),
     "realnvp, splines": partial(realnvp, (2,), hidden=16, coupling="spline", couplings=4, num_classes=3),
     "realnvp of images": partial(realnvp, (1, 5, 3), levels=17, coupling="spline", couplings=4, hidden=16),
+    "realnvp at scales": partial(realnvp, (1, 8, 4), 17, scales=2, couplings=3, hidden=6, residual=True, actnorm=True),
+    "realnvp at one scale": partial(
+        realnvp, (3, 4, 2), 5, num_classes=4, scales=1, couplings=3, hidden=6, coupling="spline", bound=7.0
+    ),
     "glow": partial(glow, (1, 8, 4), 17, steps=2, channels=8, checkerboards=2),
     "glow, conditional": partial(glow, (3, 4, 8), 5, num_classes=4, steps=1, channels=8, coupling="spline"),
 }

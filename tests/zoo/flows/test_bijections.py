@@ -9,7 +9,7 @@ from zoo.flows.builders import glow, realnvp
 from zoo.flows.chain import Chain
 from zoo.flows.coupling import Affine, Coupling, MaskedCoupling, Spline
 from zoo.flows.layers import ActNorm, InvertibleLinear
-from zoo.flows.masks import half
+from zoo.flows.masks import checkerboard, half
 from zoo.flows.nets import MLP
 
 CLOSE = {"rtol": 0, "atol": 1e-8}  # float64, with six digits to spare for the conditioning
@@ -139,6 +139,34 @@ def test_what_half_precision_gives_is_summed_in_float32():
     layer = glow((1, 4, 4), 17, steps=1, channels=4).bijection.bfloat16()
     _, ladj = layer(torch.rand(3, 1, 4, 4).bfloat16())
     assert ladj.dtype == torch.float32
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_squeezed_channels_say_what_a_checkerboard_says(flip):
+    """The couplings by checkerboard that `realnvp` runs at scales, on a quarter of the positions."""
+    model = awake(realnvp((1, 6, 4), 17, scales=1, couplings=2, hidden=8), spread=0.3)
+    squeeze, order, *couplings = model.bijection.bijections[-1].levels[0].bijections[:4]
+    coupling = couplings[flip]  # the first one keeps the first half, of even colour
+    squeezed = Chain([squeeze, order, coupling])
+
+    class Spread(nn.Module):
+        """The same network, on and for all pixels."""
+
+        def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+            channels = order(squeeze(x)[0])[0]
+            raw = coupling.net(channels[:, 2:] if coupling.flip else channels[:, :2])
+            shift, scale = raw.chunk(2, 1)
+            empty = torch.zeros_like(shift)
+            full = [torch.cat([part, empty] if coupling.flip else [empty, part], 1) for part in (shift, scale)]
+            return torch.cat([squeeze.inverse(order.inverse(part)[0])[0] for part in full], 1)
+
+    assert coupling.flip is flip
+    masked = MaskedCoupling(Affine(), Spread(), checkerboard((1, 6, 4), flip))
+    x = torch.randn(5, 1, 6, 4).double()
+    z, ladj = masked(x)
+    found, log_determinant = squeezed(x)
+    torch.testing.assert_close(squeeze.inverse(order.inverse(found)[0])[0], z, **CLOSE)
+    torch.testing.assert_close(log_determinant, ladj, **CLOSE)
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -62,6 +62,24 @@ def test_a_flow_begins_there(build):
     torch.testing.assert_close(model.log_likelihood(test), independent(train, test), rtol=0, atol=0.06)
 
 
+def test_pooled_pixels_keep_their_share_of_the_lowest_level():
+    """At the limit the other levels have the shares that they have in all pixels together."""
+    k = torch.tensor([[0, 0, 0, 1], [0, 1, 2, 2]]).T  # four images of two pixels at three levels
+    layers = [Marginals((2,), 3, pooling).double() for pooling in (0.0, 2.0, 1e12)]
+    shares = []
+    for layer in layers:
+        layer.fit((k.double() + 0.5) / 3)
+        shares.append(layer.logits.softmax(-1))
+    above = torch.tensor([[1.1, 0.1], [1.1, 2.1]]).double()
+    pooled = above.sum(0) / above.sum()  # 2.2 and 2.2 of 4.4
+    for found, pooling in zip(shares, (0.0, 2.0, 1e12), strict=True):
+        mixed = above + pooling * pooled
+        mixed = mixed / mixed.sum(1, keepdim=True)
+        lowest = torch.tensor([3.1, 1.1]).double() / 4.3
+        torch.testing.assert_close(found[:, 0], lowest)
+        torch.testing.assert_close(found[:, 1:], (1 - lowest)[:, None] * mixed)
+
+
 def test_samples_of_the_start_have_the_shares_of_the_grey_levels():
     model = alone("normal", 1e-3)
     model.equalise(images(2000))

@@ -191,7 +191,7 @@ REFUSED = {
     "no temperature": (lambda m: m.sample(3, temperature=0.0), "temperature must be above 0, got 0.0"),
     "cold": (lambda m: m.sample(3, temperature=-1.0), "temperature must be above 0, got -1.0"),
     "not a number": (lambda m: m.sample(3, temperature=math.nan), "temperature must be above 0, got nan"),
-    "none": (lambda m: m.sample(0), "num_samples must be at least 1, got 0"),
+    "none": (lambda m: m.sample(0), "n must be at least 1, got 0"),
     "noise": (lambda m: m.sample(3, noise=torch.zeros(3, 5)), r"noise must have the shape \(3, 2\), got \(3, 5\)"),
     "latents": (lambda m: m.decode(torch.zeros(3, 5)), r"noise must have the shape \(N, 2\), got \(3, 5\)"),
     "labels": (lambda m: m.sample(3, labels=torch.zeros(3)), "labels must not be given: this model knows no classes"),
@@ -231,7 +231,11 @@ def test_mistakes_with_images_and_classes_are_named():
         (partial(realnvp, (2,), coupling="cubic"), "coupling must be 'affine' or 'spline', got 'cubic'"),
         (partial(realnvp, (2,), base="cauchy"), "base must be one of normal, logistic, got 'cauchy'"),
         (partial(realnvp, (2,), levels=1), "levels must be 0 or at least 2, got 1"),
-        (partial(glow, (1, 6, 4), 17), r"H and W divisible by 4, got \(1, 6, 4\)"),
+        (partial(realnvp, (2,), scales=1), "scales are of images .*got shape .2,.: for points take scales 0"),
+        (partial(realnvp, (1, 4, 4), levels=17, scales=-1), "scales must be at least 1 .*got -1"),
+        (partial(realnvp, (1, 4, 4), levels=17, scales=1, linear=True), "linear must be false with scales"),
+        (partial(realnvp, (1, 4, 4), levels=17, pooling=-1.0), "pooling must be at least 0, got -1.0"),
+        (partial(glow, (1, 6, 4), 17), "halve height and width .* got 2 of images of 6x4"),
     ],
 )
 def test_arguments_that_make_no_flow_are_refused(build, message):

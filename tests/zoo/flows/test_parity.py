@@ -7,12 +7,19 @@ import torch
 import zuko
 from nflows.distributions.normal import StandardNormal
 from nflows.flows import Flow as PeerFlow
-from nflows.transforms import AdditiveCouplingTransform, CompositeTransform, PiecewiseRationalQuadraticCouplingTransform
+from nflows.transforms import (
+    AdditiveCouplingTransform,
+    CompositeTransform,
+    Permutation,
+    PiecewiseRationalQuadraticCouplingTransform,
+    SqueezeTransform,
+)
 from torch import Tensor, nn
 from zuko.transforms import MonotonicAffineTransform
 
 from tests.zoo.flows.families import awake
 from zoo.flows.builders import nice, realnvp
+from zoo.flows.chain import Chain
 from zoo.flows.coupling import Coupling
 from zoo.flows.model import Flow
 from zoo.flows.splines import SMALLEST, UNIT
@@ -44,6 +51,14 @@ class SplineNet(Net):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         raw = self.net(x).unflatten(1, (self.size, -1)).transpose(1, 2)
         return torch.cat([raw[..., : 2 * BINS], raw[..., 2 * BINS :] + UNIT], -1).flatten(1)
+
+
+class ImageSplineNet(SplineNet):
+    """nflows wants each channel's parameters side by side."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        raw = self.net(x).unflatten(1, (self.size, -1)).transpose(1, 2)  # (B, channels, size, H, W)
+        return torch.cat([raw[:, :, : 2 * BINS], raw[:, :, 2 * BINS :] + UNIT], 2).flatten(1, 2)
 
 
 def of_nflows(kind, flow: Flow) -> PeerFlow:
@@ -112,3 +127,25 @@ def test_affine_couplings_of_zuko():
     for transform in reversed(of_zuko(ours)):
         z = transform.inv(z)
     torch.testing.assert_close(ours.decode(found)[0], z, **CLOSE)
+
+
+def test_a_scale_of_convolutional_couplings_of_nflows():
+    ours = realnvp((1, 6, 4), 17, coupling="spline", couplings=3, scales=1, hidden=8, bins=BINS, bound=BOUND)
+    awake(ours, spread=0.2)
+    [level] = ours.bijection.bijections[-1].levels
+    ours = Chain(level.bijections[:9])  # without the checkerboards of the last scale, which nflows cannot mask
+    # the even colour is the upper left and the lower right of four pixels; then rows are halves
+    theirs = [SqueezeTransform()]
+    for order, kept in (([0, 3, 1, 2], "checkerboard"), ([0, 2, 3, 1], "channels")):
+        theirs.append(Permutation(torch.tensor(order), dim=1))
+        for mask in ([1, 1, -1, -1], [-1, -1, 1, 1], [1, 1, -1, -1]):  # nflows moves what is positive
+            coupling = couplings(ours)[len(theirs) - (2 if kept == "checkerboard" else 3)]
+            make = lambda *_, c=coupling: ImageSplineNet(c.net, c.transform.size)  # noqa: E731
+            options = {"num_bins": BINS, "tails": "linear", "tail_bound": BOUND}
+            theirs.append(PiecewiseRationalQuadraticCouplingTransform(torch.tensor(mask), make, **options))
+    theirs = CompositeTransform(theirs).double().eval()
+    x = 2 * torch.randn(11, 1, 6, 4).double()
+    (z, ladj), (found, log_determinant) = theirs(x), ours(x)
+    torch.testing.assert_close(found, z, **CLOSE)
+    torch.testing.assert_close(log_determinant, ladj, **CLOSE)
+    torch.testing.assert_close(ours.inverse(z)[0], x, **CLOSE)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from zoo.nn.augment import random_affine
+from zoo.nn.augment import AMOUNTS, affine, random_affine, random_amounts
 
 
 def test_without_strength_nothing_moves():
@@ -65,3 +65,31 @@ def test_strength_multiplies_the_movement():
         moved = random_affine(images, strength, background=0.0)[:, 0]
         centres.append((moved.sum(2) @ y / moved.sum((1, 2))).abs().mean())
     assert centres[1] / centres[0] == pytest.approx(2, rel=0.05)  # up to what stretching adds, of second order
+
+
+def test_amounts_say_how_an_image_moves():
+    images, y, x = blobs(AMOUNTS + 1, 40, 60)
+    amounts = torch.cat([torch.zeros(1, AMOUNTS), torch.eye(AMOUNTS)])
+    moved = affine(images.contiguous(), amounts, background=0.0)
+    assert torch.equal(moved[0], images[0])
+    mass = moved.sum((2, 3))[:, 0]
+    right, down = ((moved[:, 0].sum(axis) @ place) / mass for axis, place in ((1, x), (2, y)))
+    # a shift of 7.5 % of the side by the last two; the grid says where a pixel comes from, so the image moves back
+    torch.testing.assert_close(right[5:], torch.tensor([-0.075 * 60, 0.0]), rtol=0, atol=2e-3)
+    torch.testing.assert_close(down[5:], torch.tensor([0.0, -0.075 * 40]), rtol=0, atol=2e-3)
+    # a scale of 1.1 makes it narrower, in one direction each
+    spread = [(moved[:, 0].sum(axis) @ place**2 / mass).sqrt() for axis, place in ((1, x), (2, y))]
+    torch.testing.assert_close(spread[0][3] / spread[0][0], torch.tensor(1 / 1.1), rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        spread[1][4] / spread[1][0], torch.tensor(1 / 1.1), rtol=0.02, atol=0
+    )  # pixels smooth a little
+
+
+def test_amounts_are_uniform_and_all_zero_for_images_that_stay():
+    amounts = random_amounts(torch.zeros(4000, 1, 2, 2), probability=0.25)
+    moved = amounts[(amounts != 0).any(1)]
+    assert abs(len(moved) / 4000 - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5  # 4 standard errors
+    assert moved.abs().max() <= 1
+    # variance 1/3 of a uniform number, correlations 0: standard errors of 1,000 rows 0.0094 and 0.011
+    covariance = moved.T @ moved / len(moved)
+    assert (covariance - torch.eye(AMOUNTS) / 3).abs().max() < 0.05

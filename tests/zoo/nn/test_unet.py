@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from zoo.nn.augment import AMOUNTS
 from zoo.nn.unet import SelfAttention, UNet, embed_times, group_norm, label_columns, sinusoidal_embedding
 
 
@@ -53,6 +54,18 @@ def test_output_depends_on_the_time():
     for i in range(4):
         assert not torch.allclose(output[i], output[i + 1], rtol=0, atol=1e-4)
     assert torch.equal(network(x, torch.arange(5)), network(x, torch.arange(5.0)))  # whole times in either type
+
+
+def test_a_network_that_is_told_of_no_augmentation_predicts_as_if_not_told():
+    network = perturbed(UNet((3, 8, 6), channels=6, augmentation_labels=True))
+    x, t = torch.randn(1, 3, 8, 6).expand(3, -1, -1, -1), torch.full((3,), 10)
+    amounts = torch.cat([torch.zeros(1, AMOUNTS), torch.rand(2, AMOUNTS)])
+    output = network(x, t, augmentation=amounts)
+    torch.testing.assert_close(output[0], network(x, t)[0])
+    assert not torch.allclose(output[0], output[1], rtol=0, atol=1e-4)
+    assert not torch.allclose(output[1], output[2], rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="augmentation must not be given to a network without augmentation_labels"):
+        UNet((3, 8, 6), channels=6)(x, t, augmentation=amounts)
 
 
 def test_output_depends_on_the_label():
