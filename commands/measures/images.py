@@ -74,8 +74,13 @@ def samples(model: Any, described: Description, *, full: bool, say: Say) -> Metr
     bound.
     """
     data = data_for(model, described)
-    if "sampler" not in inspect.signature(model.sample).parameters:  # one way of sampling, as of an adversarial model
-        return measure_samples(model, data, {"": ({}, DRAWS if full else 4)}, say)
+    known = inspect.signature(model.sample).parameters
+    if (
+        "sampler" not in known
+    ):  # one way of sampling, as of an adversarial model; of a consistency model in one step too
+        draws = DRAWS if full else 4
+        own: Sets = {"": ({}, draws), "1step": ({"steps": 1}, draws)} if "steps" in known else {"": ({}, draws)}
+        return measure_samples(model, data, own, say)
     last, small = model.process.num_timesteps, data.images("test")[0].numel() <= SMALL
     sets: Sets = {"": (_few_steps(model), DRAWS if full else 5)}
     if last >= 50:
@@ -220,9 +225,12 @@ def _few_steps(model: Any) -> dict[str, Any]:
 def _in_words(model: Any, options: dict[str, Any]) -> str:
     """How a diffusion model is sampled, with its defaults where an option is not given."""
     known = inspect.signature(model.sample).parameters
-    if "sampler" not in known:
+    if "steps" not in known:
         return ""
-    sampler, steps = (options.get(name, known[name].default) for name in ("sampler", "steps"))
+    steps = options.get("steps", known["steps"].default)
+    if "sampler" not in known:
+        return f", {steps} step{'s' * (steps > 1)}"
+    sampler = options.get("sampler", known["sampler"].default)
     return f", {steps} steps of {sampler}" + f", {options.get('spacing')} spacing" * ("spacing" in options)
 
 
