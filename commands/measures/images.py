@@ -75,12 +75,10 @@ def samples(model: Any, described: Description, *, full: bool, say: Say) -> Metr
     """
     data = data_for(model, described)
     known = inspect.signature(model.sample).parameters
-    if (
-        "sampler" not in known
-    ):  # one way of sampling, as of an adversarial model; of a consistency model in one step too
+    if "sampler" not in known:  # one way of sampling, as of an adversarial model
         draws = DRAWS if full else 4
-        own: Sets = {"": ({}, draws), "1step": ({"steps": 1}, draws)} if "steps" in known else {"": ({}, draws)}
-        return measure_samples(model, data, own, say)
+        one_step: Sets = {"1step": ({"steps": 1}, draws)} if "steps" in known else {}  # of a consistency model
+        return measure_samples(model, data, {"": ({}, draws)} | one_step, say)
     last, small = model.process.num_timesteps, data.images("test")[0].numel() <= SMALL
     sets: Sets = {"": (_few_steps(model), DRAWS if full else 5)}
     if last >= 50:

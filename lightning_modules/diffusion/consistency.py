@@ -27,6 +27,8 @@ ARCHITECTURE = (
     "num_timesteps", "parameterization", "sigma_range",
 )  # fmt: skip
 
+TIMES = ("uniform", "lognormal")  # the first paper's, the second's
+
 
 class ConsistencyModel(L.LightningModule):
     """Minimises E w d(f(x_t, t), f(x_s, s)) over neighbouring times s < t, with no gradient through f(x_s, s).
@@ -46,7 +48,9 @@ class ConsistencyModel(L.LightningModule):
         class_conditional: whether the network is conditioned on the label; with a teacher, as that is.
         first_intervals, last_intervals: of the grid of times, at most T.
         spacing: of the grid, see `zoo.diffusion.schedules.times_for`.
-        level_mean, level_std: of the logarithm of the noise levels that training draws.
+        times: "uniform" draws each interval equally often; "lognormal" by the share that a normal distribution of the
+            logarithm of the noise level has in it.
+        level_mean, level_std: of that distribution.
         huber: c of the distance over the square root of the number of pixels.
         channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, schedule, num_timesteps,
             parameterization, sigma_range: of the network and its noise without a teacher.
@@ -72,6 +76,7 @@ class ConsistencyModel(L.LightningModule):
         first_intervals: int = 10,
         last_intervals: int = 160,
         spacing: str = "karras",
+        times: str = "lognormal",
         level_mean: float = -1.1,
         level_std: float = 2.0,
         huber: float = 0.00054,
@@ -147,7 +152,10 @@ class ConsistencyModel(L.LightningModule):
         """Loss (B,) of images at random times of the grid."""
         options, model, process = self.hparams, self.model, self.model.process
         times, log_levels = grid(process, intervals, options["spacing"])
-        below = random_intervals(log_levels, len(images), options["level_mean"], options["level_std"])
+        if options["times"] == "uniform":
+            below = torch.randint(intervals, (len(images),))
+        else:
+            below = random_intervals(log_levels, len(images), options["level_mean"], options["level_std"])
         t, s = times[below + 1].to(images.device), times[below].to(images.device)
         noise = torch.randn_like(images)
         x_t = process.add_noise(images, noise, t)
@@ -174,6 +182,8 @@ class ConsistencyModel(L.LightningModule):
             raise UserError(f"model.first_intervals must lie between 1 and last_intervals {last}, got {first}")
         if options["solver"] not in SOLVERS:
             raise UserError(f"model.solver must be one of {', '.join(SOLVERS)}, got {options['solver']!r}")
+        if options["times"] not in TIMES:
+            raise UserError(f"model.times must be one of {', '.join(TIMES)}, got {options['times']!r}")
         for name in ("huber", "level_std"):
             if not options[name] > 0:
                 raise UserError(f"model.{name} must be positive, got {options[name]}")

@@ -68,6 +68,14 @@ def test_the_grid_doubles_during_the_run(monkeypatch):
     assert {spacing for *_, spacing in asked} == {"karras"}
 
 
+def test_intervals_may_be_drawn_equally_often(losses):
+    module = trained_alone(first_intervals=4, last_intervals=4, spacing="trailing", times="uniform")
+    module.training_step((torch.zeros(400, *SHAPE), None), 0)
+    counts = losses[0][1].bincount()[5::5]  # binomial(400, 1/4): within five standard deviations of 8.7
+    assert len(counts) == 4
+    assert all(56 < count < 144 for count in counts)
+
+
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
 def test_with_a_teacher_the_second_point_is_its_step(losses, solver):
     module = student(solver=solver)
@@ -156,6 +164,7 @@ def test_a_resumed_run_is_bit_equal(tmp_path):
         ({"first_intervals": 13}, "model.first_intervals must lie between 1 and last_intervals 12, got 13"),
         ({"last_intervals": 21}, "steps must be between 1 and the model's 20, got 21"),
         ({"solver": "euler"}, "model.solver must be one of ddim, heun, got 'euler'"),
+        ({"times": "often"}, "model.times must be one of uniform, lognormal, got 'often'"),
         ({"huber": 0.0}, "model.huber must be positive, got 0.0"),
         ({"guidance_scale": 2.0}, "model.guidance_scale has nothing to guide without a teacher"),
         ({"class_conditional": True}, "model.class_conditional is true, but the data has no classes"),
