@@ -71,7 +71,8 @@ def test_the_grid_doubles_during_the_run(monkeypatch):
 def test_intervals_may_be_drawn_equally_often(losses):
     module = trained_alone(first_intervals=4, last_intervals=4, spacing="trailing", times="uniform")
     module.training_step((torch.zeros(400, *SHAPE), None), 0)
-    counts = losses[0][1].bincount()[5::5]  # binomial(400, 1/4): within five standard deviations of 8.7
+    ((_, t, *_),) = losses
+    counts = t.bincount()[5::5]  # binomial(400, 1/4): within five standard deviations of 8.7
     assert len(counts) == 4
     assert all(56 < count < 144 for count in counts)
 
