@@ -26,7 +26,7 @@ from zoo.protocols import Player, Sampler
 
 GUIDANCE = 2.0  # scale of the picture of a guided model
 PICTURED: dict[str, dict[str, Any]] = {  # protocol -> options of `sample` behind the picture, if not the model's own
-    "shapes": {"eta": 1.0, "spacing": "karras"},
+    "shapes": {"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "karras"},
 }
 
 
