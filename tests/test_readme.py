@@ -93,7 +93,7 @@ def is_quick(arguments: list[str]) -> bool:
             return True
         case ["sample" | "density" | "rollout" | "download", model, *_]:
             return model in checkpoints.shipped()
-        case ["figure", "flow" | "denoising" | "interpolation" | "inversion", model, *_]:
+        case ["figure", "flow" | "denoising" | "interpolation" | "inversion" | "completion", model, *_]:
             return model in checkpoints.shipped()
     return False
 
