@@ -24,6 +24,7 @@ class Row(NamedTuple):
 MODELS = {
     "actor": Row("zoo.rl.off_policy.actors:Actor", "policy"),
     "actor-critic": Row("zoo.rl.policies:ActorCritic", "policy"),
+    "autoregressive": Row("zoo.autoregressive.model:Autoregressive", "images"),
     "cnf": Row("zoo.flows.cnf_model:cnf", "points"),
     "glow": Row("zoo.flows.builders:glow", "points"),
     "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),

@@ -1,5 +1,6 @@
 """One LightningModule per algorithm, which connects the mathematics of `zoo` to the Trainer."""
 
+from lightning_modules.autoregressive.autoregressive import Autoregressive
 from lightning_modules.classifier import Classifier
 from lightning_modules.diffusion.classifier_free import ClassifierFree
 from lightning_modules.diffusion.classifier_guidance import ClassifierGuidance
@@ -28,6 +29,7 @@ __all__ = [
     "SAC",
     "TD3",
     "VAE",
+    "Autoregressive",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
