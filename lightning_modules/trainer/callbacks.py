@@ -67,7 +67,7 @@ class SamplePictures(Callback):
 
     Args:
         num_samples: images a picture.
-        steps: of a model that takes steps, by default its own default; at most as many as it was trained with.
+        steps: of a diffusion model's sampler, by default its own default; at most as many as it was trained with.
         every_n_validations: draw after each n-th validation only.
     """
 
@@ -91,9 +91,9 @@ class SamplePictures(Callback):
             return
         model: Any = pl_module.model
         options: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
-        steps = inspect.signature(model.sample).parameters.get("steps")
-        if steps is not None:
-            options["steps"] = min(self.steps or steps.default, model.process.num_timesteps)
+        known = inspect.signature(model.sample).parameters
+        if {"steps", "sampler"} <= known.keys():
+            options["steps"] = min(self.steps or known["steps"].default, model.process.num_timesteps)
         if model.labels:
             index = torch.arange(self.num_samples) % math.prod(model.labels)
             columns = torch.unravel_index(index, tuple(reversed(model.labels)))  # the last one fastest
