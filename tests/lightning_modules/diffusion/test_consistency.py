@@ -6,7 +6,7 @@ import torch
 import checkpoints
 from lightning_modules import ConsistencyModel
 from lightning_modules.diffusion import consistency as wiring
-from tests.modules import alone, batch
+from tests.modules import SHAPE, alone, batch
 from tests.runs import assert_same_run, fit, read
 from zoo.diffusion.consistency import consistency_loss, flow_step, grid
 from zoo.errors import UserError
