@@ -120,7 +120,9 @@ def _grid(box: Tensor, side: int) -> Tensor:
 def _map(axes: "Axes", log_density: Callable[[Tensor], Tensor], box: Tensor, *limits: float) -> "AxesImage":
     density = log_density(_grid(box, SIDE)).exp().view(SIDE, SIDE).numpy()
     low, high = limits or (0.0, float(density.max()))
-    return axes.imshow(density, origin="lower", extent=box.T.flatten().tolist(), vmin=low, vmax=high, cmap="magma")
+    (left, bottom), (right, top) = box.tolist()
+    extent = (left, right, bottom, top)
+    return axes.imshow(density, origin="lower", extent=extent, vmin=low, vmax=high, cmap="magma")
 
 
 def _scatter(axes: "Axes", points: Tensor, box: Tensor | None = None) -> None:

@@ -116,7 +116,11 @@ def completion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     if model.shape[0] == 3:
         shown.append(("colours for greys", "grey", grey.expand_as(images), averages(grey, model.shape)))
     panels = []
-    options = {"sampler": "dpm++2m-sde", "steps": min(20, model.process.num_timesteps), "labels": labels}
+    options: dict[str, Any] = {
+        "sampler": "dpm++2m-sde",
+        "steps": min(20, model.process.num_timesteps),
+        "labels": labels,
+    }
     generator = torch.Generator().manual_seed(args.seed)
     for title, name, part, known in shown:
         drawn = [model.sample(GIVEN, known=known, generator=generator, **options).cpu() for _ in range(COMPLETED)]

@@ -88,7 +88,7 @@ def guidance(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
         right.plot(scales, ratios, marker="s", markersize=4, color="0.4", linestyle="--", label="FID (right)")
         right.set(ylabel="FID over training images'", ylim=(0, None))
         lines = [*axes.get_lines(), *right.get_lines()]
-        axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
+        axes.legend(lines, [str(line.get_label()) for line in lines], frameon=False, loc="lower right")
 
     _plot(
         args.output, plot, f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws{in_words(model, few)}"

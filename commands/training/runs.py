@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
@@ -52,7 +51,7 @@ def latest_checkpoint(root: Path) -> Path | None:
     return max(saved, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-def check_model(module: L.LightningModule, content: dict[str, Any], path: Path) -> None:
+def check_model(module: Any, content: dict[str, Any], path: Path) -> None:
     """Raises a UserError unless the model of a checkpoint has the architecture and the weights of a module's model."""
     wrong = _difference(module, content)
     if not wrong:
@@ -67,7 +66,7 @@ def check_model(module: L.LightningModule, content: dict[str, Any], path: Path) 
         )
 
 
-def _difference(module: L.LightningModule, content: dict[str, Any]) -> str:
+def _difference(module: Any, content: dict[str, Any]) -> str:
     """The first difference of architecture between a checkpoint and a module, "" if there is none."""
     if not hasattr(module, "arguments"):
         return ""

@@ -20,7 +20,7 @@ ROWS = 50_000  # of a plain DataLoader, that its statistics are taken from
 Batch = Tensor | Sequence[Tensor]  # x, (x,) or (x, labels)
 
 
-def density(module: L.LightningModule, name: str) -> Flow:
+def density(module: L.LightningModule, name: str) -> Any:
     """The flow of a module's options; see `construct`.
 
     Args:
@@ -30,7 +30,7 @@ def density(module: L.LightningModule, name: str) -> Flow:
         UserError: as `construct`, and if the options name no shape, or classes that the data does not have.
     """
     options = module.hparams
-    model: Flow = construct(module, name, shape=_shape(options), num_classes=_num_classes(options))
+    model = construct(module, name, shape=_shape(options), num_classes=_num_classes(options))
     if options.get("compile"):
         model.bijection.compile()
     return model

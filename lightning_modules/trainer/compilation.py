@@ -26,7 +26,7 @@ def _say_compiling() -> None:
     rank_zero_info("compiling the updates takes about half a minute; --model.compile false avoids it")
 
 
-def compile_whole(function: FunctionType, device: torch.device) -> Callable[..., Any]:
+def compile_whole(function: Any, device: torch.device) -> Callable[..., Any]:
     """Compiles a function of tensors whose shapes never change in a run.
 
     Guards are skipped: checking them would take as long as the update of a small network. PyTorch caches compiled code

@@ -96,7 +96,7 @@ def record(module: L.LightningModule) -> list[Callback]:
     return [RunRecord(), StopUnlessFinite()]
 
 
-def _protocol(module: L.LightningModule, data: L.LightningDataModule | None) -> str:
+def _protocol(module: Any, data: L.LightningDataModule | None) -> str:
     """How the model is measured: the protocol of the data, else of the algorithm, else of the task."""
     if module.model_name not in MODELS:  # a model that cannot be exported
         return ""
