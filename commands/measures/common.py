@@ -103,12 +103,12 @@ def few_steps(model: Any) -> dict[str, Any]:
 
 
 def in_words(model: Any, options: dict[str, Any]) -> str:
-    """In how many steps of what a model is sampled, if it takes steps: its defaults where an option is not given."""
+    """How a diffusion model is sampled, with its defaults where an option is not given."""
     known = inspect.signature(model.sample).parameters
     if "steps" not in known:
         return ""
     steps = options.get("steps", known["steps"].default)
-    if "sampler" not in known:
+    if "sampler" not in known:  # a consistency model
         return f", {steps} step{'s' * (steps > 1)}"
     sampler = options.get("sampler", known["sampler"].default)
     return f", {steps} steps of {sampler}" + f", {options.get('spacing')} spacing" * ("spacing" in options)

@@ -76,8 +76,11 @@ def samples(model: Any, described: Description, *, full: bool, say: Say) -> Metr
     bound.
     """
     data = data_for(model, described)
-    if "sampler" not in inspect.signature(model.sample).parameters:  # one way of sampling, as of an adversarial model
-        return measure_samples(model, data, {"": ({}, DRAWS if full else 4)}, say)
+    known = inspect.signature(model.sample).parameters
+    if "sampler" not in known:  # one way of sampling, as of an adversarial model
+        draws = DRAWS if full else 4
+        one_step: Sets = {"1step": ({"steps": 1}, draws)} if "steps" in known else {}  # of a consistency model
+        return measure_samples(model, data, {"": ({}, draws)} | one_step, say)
     last, small = model.process.num_timesteps, data.images("test")[0].numel() <= SMALL
     sets: Sets = {"": (few_steps(model), DRAWS if full else 5)}
     if last >= 50:
