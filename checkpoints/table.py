@@ -28,11 +28,13 @@ MODELS = {
     "cnf": Row("zoo.flows.cnf_model:cnf", "points"),
     "glow": Row("zoo.flows.builders:glow", "points"),
     "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),
+    "image-consistency": Row("zoo.diffusion.consistency_model:ImageConsistency", "images"),
     "image-diffusion": Row("zoo.diffusion.model:ImageDiffusion", "images"),
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
     "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
+    "table": Row("zoo.rl.tabular.table:Table", "policy"),
     "vae": Row("zoo.vae.model:VAE", "images"),
 }
 

@@ -18,10 +18,12 @@ from checkpoints.catalogue import PREFIX, Description, describe, shipped
 from checkpoints.locate import find
 from checkpoints.table import class_of
 from checkpoints.tasks import TASKS
+from commands.known import OPTIONS
 from commands.options import number, whole
 from zoo.errors import UserError
 
 METHODS = {"sample": "sample", "density": "log_likelihood", "rollout": "act"}  # verb -> the method that it needs
+NEEDS = {verb: (method,) for verb, method in METHODS.items()} | {"figure": ("sample", "state_values")}
 # parameters that a verb fills in, from its own options or from config.json
 FILLED = ("self", "labels", "generator", "levels")
 READERS: dict[Any, Callable[[str], Any]] = {int: whole, float: number, str: str}
@@ -92,21 +94,23 @@ def parse(parser: argparse.ArgumentParser, verb: str, words: list[str]) -> argpa
 
 def require(described: Description, verb: str, name: str) -> None:
     """Raises a UserError that names the verbs for a model, unless `verb` is one of them."""
-    task = TASKS[described.task]
-    if verb in task.verbs and (verb not in METHODS or hasattr(class_of(described.model), METHODS[verb])):
+    task, kind = TASKS[described.task], class_of(described.model)
+    able = [other for other in task.verbs if other not in NEEDS or any(hasattr(kind, need) for need in NEEDS[other])]
+    if verb in able:
         return
-    kind = class_of(described.model)
-    able = [other for other in task.verbs if other not in METHODS or hasattr(kind, METHODS[other])]
     use = " or ".join([", ".join(able[:-1]), able[-1]] if len(able) > 1 else able)
     raise UserError(f"{name!r} is {task.noun}: use {use}")
 
 
 def options_of(method: Callable[..., Any]) -> list[Option]:
-    """The options for the parameters of a method that have a default and are plain values, or the name of a MODEL."""
+    """The options for the parameters of a method that have a default: plain values, the name of a MODEL, files."""
     texts = documented(method)
     found = []
     for parameter in inspect.signature(method, eval_str=True).parameters.values():
         if parameter.name in FILLED or parameter.default is parameter.empty:
+            continue
+        if parameter.name in OPTIONS:  # which `commands.known.read` turns into the value of the parameter
+            found += [Option(name, settings, settings["type"]) for name, settings in OPTIONS[parameter.name].items()]
             continue
         if parameter.name == "classifier":
             option = Option(parameter.name, {"metavar": "MODEL"}, str)

@@ -4,6 +4,7 @@ from lightning_modules.autoregressive.autoregressive import Autoregressive
 from lightning_modules.classifier import Classifier
 from lightning_modules.diffusion.classifier_free import ClassifierFree
 from lightning_modules.diffusion.classifier_guidance import ClassifierGuidance
+from lightning_modules.diffusion.consistency import ConsistencyModel
 from lightning_modules.diffusion.ddim import DDIM
 from lightning_modules.diffusion.ddpm import DDPM
 from lightning_modules.diffusion.score_matching import ScoreMatching
@@ -16,6 +17,7 @@ from lightning_modules.rl.off_policy.dqn import DQN
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
 from lightning_modules.rl.on_policy.ppo import PPO
+from lightning_modules.rl.tabular.tabular import Tabular
 from lightning_modules.vae.vae import VAE
 
 __all__ = [
@@ -33,7 +35,9 @@ __all__ = [
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
+    "ConsistencyModel",
     "Glow",
     "RealNVP",
     "ScoreMatching",
+    "Tabular",
 ]

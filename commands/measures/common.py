@@ -1,5 +1,6 @@
 """A measured number, and what the protocols share."""
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DRAWS = 20  # sets of samples behind an FID
+ENTRIES = 80_000  # pixels of the test images that a solver gives the log-likelihood of: 102 images of MNIST's size
 BATCH = 160  # images at once: their feature maps still fit the caches of a CPU
 
 
@@ -94,11 +96,37 @@ def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = No
     return samples
 
 
+def few_steps(model: Any) -> dict[str, Any]:
+    """The options by which a model is sampled as by default, in no more steps than it was trained with."""
+    default, last = inspect.signature(model.sample).parameters["steps"].default, model.process.num_timesteps
+    return {} if default <= last else {"steps": last}
+
+
+def in_words(model: Any, options: dict[str, Any]) -> str:
+    """How a diffusion model is sampled, with its defaults where an option is not given."""
+    known = inspect.signature(model.sample).parameters
+    if "steps" not in known:
+        return ""
+    steps = options.get("steps", known["steps"].default)
+    if "sampler" not in known:  # a consistency model
+        return f", {steps} step{'s' * (steps > 1)}"
+    sampler = options.get("sampler", known["sampler"].default)
+    return f", {steps} steps of {sampler}" + f", {options.get('spacing')} spacing" * ("spacing" in options)
+
+
 def batch_sizes(count: int) -> list[int]:
     """Batches of nearly one size, so that a compiled network is compiled for at most two."""
     import torch
 
     return [len(rows) for rows in torch.arange(count).chunk(math.ceil(count / BATCH))]
+
+
+def affordable(images: "Tensor") -> "Tensor":
+    """The rows of ENTRIES pixels' worth of images (N, ...), evenly spaced, so that each class has its share."""
+    import torch
+
+    count = min(len(images), max(1, ENTRIES // images[0].numel()))
+    return torch.arange(count) * len(images) // count
 
 
 def device_of(model: Any) -> Any:
