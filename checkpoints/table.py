@@ -24,12 +24,14 @@ class Row(NamedTuple):
 MODELS = {
     "actor": Row("zoo.rl.off_policy.actors:Actor", "policy"),
     "actor-critic": Row("zoo.rl.policies:ActorCritic", "policy"),
+    "autoregressive": Row("zoo.autoregressive.model:Autoregressive", "images"),
     "cnf": Row("zoo.flows.cnf_model:cnf", "points"),
     "glow": Row("zoo.flows.builders:glow", "points"),
     "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),
     "image-diffusion": Row("zoo.diffusion.model:ImageDiffusion", "images"),
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
+    "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
     "vae": Row("zoo.vae.model:VAE", "images"),
 }

@@ -144,14 +144,15 @@ def library_messages(args: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        names = ["labels", "num_samples", *inspect.signature(args.method).parameters]
+        names = ["labels", *inspect.signature(args.method).parameters]
         raise UserError(in_options(str(error), names)) from None
 
 
 def in_options(message: str, names: list[str]) -> str:
     """The message with options for names. One of a single word is a word of the language too, unless it comes first."""
     for name in names:
-        message = re.sub(rf"\b{name}\b" if "_" in name else rf"^{name}\b", flag(name), message)
+        option = "--num-samples" if name == "n" else flag(name)
+        message = re.sub(rf"\b{name}\b" if "_" in name else rf"^{name}\b", option, message)
     return message
 
 

@@ -1,5 +1,6 @@
 """One LightningModule per algorithm, which connects the mathematics of `zoo` to the Trainer."""
 
+from lightning_modules.autoregressive.autoregressive import Autoregressive
 from lightning_modules.classifier import Classifier
 from lightning_modules.diffusion.classifier_free import ClassifierFree
 from lightning_modules.diffusion.classifier_guidance import ClassifierGuidance
@@ -11,6 +12,7 @@ from lightning_modules.flows.glow import Glow
 from lightning_modules.flows.nice import NICE
 from lightning_modules.flows.realnvp import RealNVP
 from lightning_modules.rl.off_policy.ddpg import DDPG
+from lightning_modules.rl.off_policy.dqn import DQN
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
 from lightning_modules.rl.on_policy.ppo import PPO
@@ -21,11 +23,13 @@ __all__ = [
     "DDIM",
     "DDPG",
     "DDPM",
+    "DQN",
     "NICE",
     "PPO",
     "SAC",
     "TD3",
     "VAE",
+    "Autoregressive",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",

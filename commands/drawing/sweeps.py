@@ -25,8 +25,9 @@ Numbers = list[dict[str, Any]]
 
 def steps(model: Any, args: argparse.Namespace) -> Numbers:
     """Each sampler at each number of steps: its FID over that of training images."""
-    judge = Judge(data_for(model, args.described))
-    labels = judge.labels if model.labels and not has_null_label(model) else None
+    by_label = bool(model.labels) and not has_null_label(model)
+    judge = Judge(data_for(model, args.described), by_label=by_label)
+    labels = judge.labels if by_label else None
     numbers: Numbers = []
     for sampler, spacing in LINES.items():
         for count in STEPS:
@@ -58,7 +59,7 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
 
 def guidance(model: Any, args: argparse.Namespace) -> Numbers:
     """Each scale: the share of samples that read as the label asked for, FID, precision, recall."""
-    judge = Judge(data_for(model, args.described))
+    judge = Judge(data_for(model, args.described), by_label=True)
     numbers: Numbers = []
     for scale in SWEPT:
         found = []

@@ -1,4 +1,4 @@
-"""How models that draw images are measured: quality, copying, guidance, and likelihood."""
+"""How models that draw images are measured: quality, sharpness, copying, guidance, and likelihood."""
 
 import inspect
 from typing import Any
@@ -12,112 +12,112 @@ from commands.measures.common import (
     Measurement,
     Metrics,
     Say,
+    affordable,
     batch_sizes,
     data_for,
     device_of,
     draw_samples,
     in_batches,
 )
-from commands.measures.judge import Judge, has_judge
-from zoo.errors import UserError
+from commands.measures.judge import Judge, Scores, has_judge
 from zoo.metrics.likelihood import bits_per_dim
 from zoo.metrics.samples import nearest_distances
+from zoo.metrics.spectrum import spectrum_ratio
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0)  # of guidance
 LIKELIHOOD_STEPS = 50  # of Runge-Kutta
+SMALL = 256  # pixels of an image up to which all steps of training are affordable for every test image
+SHARPNESS = "mean power in the upper half of spatial frequencies over that of the test images; below 1 is blur"
+DISTANCE = "median distance of a sample to its nearest training image over that of a test image"
+Sets = dict[str, tuple[dict[str, Any], int]]  # name of a set of samples -> options of `sample`, number of draws
 
 
 def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """At each scale of guidance: how often a sample shows the label asked for; FID, precision and recall; copying."""
+    """At each scale of guidance, how often a sample shows the label asked for, FID, recall and sharpness.
+
+    At scale 1, where labels count as learned, everything that `measure_samples` finds, of more draws.
+    """
     data = data_for(model, described)
-    if not has_judge(data):
+    if not has_judge(data) or model.null_labels is None:
         return samples(model, described, full=full, say=say)
-    _check(model)
-    judge = Judge(data)
-    draws, labels, count = 5 if full else 2, judge.labels, len(judge.test)
-    how = f"50 DDIM steps, {count} samples of the test images' labels, {draws} draws"
-    space = f"features of {judge.name}; {how}"
-    asked, fids, rest = {}, {}, {}
+    judge, few = Judge(data, by_label=True), _few_steps(model)
+    labels, count = judge.labels, len(judge.test)
+    kinds: dict[str, Metrics] = {"asked_label": {}, "fid_ratio": {}, "recall": {}, "spectrum_ratio": {}}
+    rest: Metrics = {}
     for scale in SCALES:
-        found = []
+        draws = (DRAWS if full else 5) if scale == 1 else (3 if full else 2)
+        at, found = f"_scale{scale:g}", []
         for draw in range(draws):
             say(f"guidance scale {scale:g}: draw {draw + 1} of {draws}")
-            found.append(judge(draw_samples(model, count, draw, labels=labels, guidance_scale=scale), labels))
-        at = f"scale{scale:g}"
-        asked[f"asked_label_{at}"] = Measurement.of(
+            drawn = draw_samples(model, count, draw, labels=labels, guidance_scale=scale, **few)
+            found.append(judge(drawn, labels))
+        how = f"{count} samples of the test images' labels, guidance scale {scale:g}{_in_words(model, few)}"
+        read = Measurement.of(
             [right for scores in found for right in scores.read],
-            f"share of samples that {judge.name} assigns to the label asked for; guidance scale {scale:g}, {how}",
+            f"share of samples that {judge.name} assigns to the label asked for; {how}; {draws} draws",
         )
-        fids[f"fid_ratio_{at}"] = Measurement.of(
-            [scores.fid for scores in found],
-            f"FID over the mean FID of {count} training images, {judge.base:.4f}; {space}",
-            1 / judge.base,
-        )
-        for name in ("precision", "recall"):
-            rest[f"{name}_{at}"] = Measurement.of(
-                [getattr(scores, name) for scores in found], f"3 nearest neighbours, {space}"
-            )
-        rest[f"nearest_ratio_{at}"] = Measurement.of(
-            [scores.nearest for scores in found],
-            f"median distance of a sample to its nearest training image over that of the test images, "
-            f"{judge.unseen:.4f}; below 1 is copying; {how}",
-            1 / judge.unseen,
-        )
+        quality = {f"asked_label{at}": read} | _quality(judge, found, at, how)
+        for kind, metrics in kinds.items():
+            metrics[kind + at] = quality.pop(kind + at)
+        if scale == 1:
+            rest = quality
+    asked = kinds["asked_label"]
     best = max(asked, key=lambda metric: asked[metric].value)
-    return {best: asked[best]} | asked | fids | rest
+    ordered = {name: metric for metrics in kinds.values() for name, metric in metrics.items()}
+    return {best: asked[best]} | ordered | rest | _real_images(judge)
 
 
 def samples(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """Feature-FID, precision and recall, copying.
+    """Feature-FIDs, sharpness, copying, precision and recall of what the model draws by default.
 
-    A diffusion model is sampled in 50 DDIM, in 10 DPM-Solver++ and in all ancestral steps, and has a bound.
+    A diffusion model is also sampled in 50 DDIM steps and, where images are small, in all ancestral steps, and has a
+    bound.
     """
     data = data_for(model, described)
     if "sampler" not in inspect.signature(model.sample).parameters:  # one way of sampling, as of an adversarial model
         return measure_samples(model, data, {"": ({}, DRAWS if full else 4)}, say)
-    _check(model)
-    last = model.process.num_timesteps
-    metrics = measure_samples(
-        model,
-        data,
-        {
-            "ddim50": ({"sampler": "ddim", "steps": 50}, DRAWS),
-            "dpm++2m-sde10": ({"sampler": "dpm++2m-sde", "steps": 10}, DRAWS),
-            f"ddpm{last}": ({"sampler": "ddpm", "steps": last}, DRAWS if full else 2),
-        },
-        say,
-    )
-    say("variational bound")
-    images, labels = data.images("test"), data.labels("test")
+    last, small = model.process.num_timesteps, data.images("test")[0].numel() <= SMALL
+    sets: Sets = {"": (_few_steps(model), DRAWS if full else 5)}
+    if last >= 50:
+        sets["ddim50"] = ({"sampler": "ddim", "steps": 50}, 5 if full else 2)
+    if small:
+        sets[f"ddpm{last}"] = ({"sampler": "ddpm", "steps": last}, 2 if full else 1)
+    metrics = measure_samples(model, data, sets, say)
+    bound = {"bound_bits_per_dim": _bound(model, data, 1 if small else 10, say)}
+    return metrics | bound if has_judge(data) else bound | metrics  # no FID to be the headline
+
+
+def _bound(model: Any, data: Any, every: int, say: Say) -> Measurement:
+    """The variational bound of one test image in `every`."""
+    images, labels = data.images("test")[::every], data.labels("test")[::every]
     generator, bits = torch.Generator().manual_seed(0), []
     for rows in torch.arange(len(images)).split(batch_sizes(len(images))):
+        say(f"variational bound: image {rows[0]} of {len(images)}")
         x0 = images[rows].to(device_of(model))
         given = labels[rows] if model.labels else None
         bound = model.bound(x0, data.levels, labels=given, generator=generator).total
         bits += bits_per_dim(-bound, images[0].numel()).tolist()
-    how = f"variational bound of the {len(images)} test images, {data.levels} grey levels, all {last} terms, x0 clipped"
-    bound_of_test = {"bound_bits_per_dim": Measurement.of(bits, how)}
-    return metrics | bound_of_test if has_judge(data) else bound_of_test | metrics  # no FID to be the headline
+    which = f"the {len(images)} test images" if every == 1 else f"{len(images)} test images, one in {every}"
+    terms = f"all {model.process.num_timesteps} terms"
+    return Measurement.of(bits, f"variational bound of {which}, {data.levels} grey levels, {terms}, x0 clipped")
 
 
 def score(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
     """Bits per dimension by the probability flow; feature-FID, precision and recall, and copying."""
     data = data_for(model, described)
-    test = data.images("test")
-    draws = 2 if full else 1
-    bits: list[float] = []
-    for draw in range(draws):
-        say(f"likelihood: draw {draw + 1} of {draws}")
-        generator = torch.Generator().manual_seed(draw)
-        for x0 in in_batches(test, device_of(model)):
-            nats = model.log_likelihood(x0, levels=data.levels, steps=LIKELIHOOD_STEPS, generator=generator)
-            bits += bits_per_dim(nats, test[0].numel()).tolist()
+    images = data.images("test")
+    test, draws = images[affordable(images)], 2 if full else 1
+    generator, bits = torch.Generator().manual_seed(0), []
+    for x0 in in_batches(test, device_of(model)):
+        say(f"likelihood: image {len(bits)} of {len(test)}")
+        nats = model.log_likelihood(x0, levels=data.levels, draws=draws, steps=LIKELIHOOD_STEPS, generator=generator)
+        bits += bits_per_dim(nats, test[0].numel()).tolist()
     flow = Measurement.of(
         bits,
-        f"density by the probability flow ({LIKELIHOOD_STEPS} Runge-Kutta steps, Hutchinson's trace) of the "
+        f"density by the probability flow ({LIKELIHOOD_STEPS} Runge-Kutta steps, Hutchinson's trace) of "
         f"{len(test)} test images, dequantised: {data.levels} grey levels, a lower bound of the discrete likelihood; "
-        f"{draws} draws",
-    )._replace(size=len(test))
+        f"mean of log-densities over {draws} draws; error over images",
+    )
     sets = {
         "heun18": ({"sampler": "heun", "steps": 18, "spacing": "karras"}, DRAWS),
         "dpm++2m-sde20": ({"sampler": "dpm++2m-sde", "steps": 20}, DRAWS),
@@ -125,78 +125,107 @@ def score(model: Any, described: Description, *, full: bool, say: Say) -> Metric
     return {"flow_bits_per_dim": flow} | measure_samples(model, data, sets, say)
 
 
-def measure_samples(model: Any, data: Any, sets: dict[str, tuple[dict[str, Any], int]], say: Say) -> Metrics:
-    """Quality and copying of sets of samples: name -> (options of `sample`, draws).
+def measure_samples(model: Any, data: Any, sets: Sets, say: Say) -> Metrics:
+    """Quality, sharpness and copying of sets of samples; of the first set everything, of the others what matters most.
 
     FID is divided by that of training images against the same test images: 1 is as close to the test images as the
     training images are. Data without a judge have no FID.
     """
+    labels = _needed_labels(model, data.labels("test"))
     if not has_judge(data):
-        return _measure_copying(model, data, sets, say)
-    judge = Judge(data)
-    count, base, labels = len(judge.test), judge.base, _needed_labels(model, judge.labels)
-    given = "" if labels is None else " of their labels"
-    space = f"features of {judge.name}, {count} samples{given} against the {count} test images"
-    metrics: Metrics = {}
-    extra: Metrics = {}
+        return _measure_copying(model, data, labels, sets, say)
+    judge = Judge(data, by_label=labels is not None)
+    count, metrics = len(judge.test), Metrics()
     for label, (options, number) in sets.items():
-        at = f"_{label}" if label else ""
         found = []
         for draw in range(number):
             say(f"{label or 'samples'}: draw {draw + 1} of {number}")
             found.append(judge(draw_samples(model, count, draw, labels, **options)))
-        fids = [scores.fid for scores in found]
-        metrics[f"fid_ratio{at}"] = Measurement.of(
-            fids, f"FID over the mean FID of {count} training images, {base:.4f}; {space}; mean of draws", 1 / base
-        )
-        metrics[f"nearest_ratio{at}"] = Measurement.of(
-            [scores.nearest for scores in found],
-            f"median distance of a sample to its nearest training image over that of the test images, "
-            f"{judge.unseen:.4f}; below 1 is copying; mean of draws",
-            1 / judge.unseen,
-        )
-        extra[f"fid{at}"] = Measurement.of(fids, f"FID, {space}; mean of draws")
-        for name in ("precision", "recall"):
-            extra[f"{name}{at}"] = Measurement.of(
-                [getattr(scores, name) for scores in found],
-                f"{name}, 3 nearest neighbours, {space}; mean of draws",
-            )
+        given = "" if labels is None else " of the test images' labels"
+        at, how = f"_{label}" if label else "", f"{count} samples{given}{_in_words(model, options)}"
+        quality = _quality(judge, found, at, how)
+        if metrics:
+            quality = {name: metric for name, metric in quality.items() if name.removesuffix(at).endswith("_ratio")}
+        metrics |= quality
+    return metrics | _real_images(judge)
 
-    metrics["fid_training_images"] = Measurement.of(
-        judge.baseline, f"FID of {count} training images, {space}; mean of draws"
+
+def _quality(judge: Judge, found: list[Scores], at: str, how: str) -> Metrics:
+    """The metrics of sets of samples, their names ending in `at`; `how` they were drawn, in words."""
+    against = f"{how}, against the {len(judge.test)} test images; {len(found)} draws"
+    training = f"training images{' of the same labels' if judge.by_label else ''}"
+    ratios = {
+        "fid": (f"FID over the mean FID of as many {training}, features of {judge.name}", judge.base),
+        "random_fid": (f"the same in the features of a network of random weights; {training}", judge.random_base),
+    }
+    metrics: Metrics = {}
+    for name, (text, base) in ratios.items():
+        fids = [getattr(scores, name) for scores in found]
+        metrics[f"{name}_ratio{at}"] = Measurement.of(fids, f"{text}, {base:.4f}; {against}", 1 / base)
+    metrics[f"spectrum_ratio{at}"] = Measurement.of(
+        [scores.spectrum_ratio for scores in found], f"{SHARPNESS}; {against}"
     )
-    return metrics | extra
+    metrics[f"nearest_ratio{at}"] = Measurement.of(
+        [scores.nearest for scores in found],
+        f"{DISTANCE}, {judge.unseen:.4f}; below 1 is copying; {against}",
+        1 / judge.unseen,
+    )
+    metrics[f"fid{at}"] = Measurement.of([scores.fid for scores in found], f"FID, features of {judge.name}; {against}")
+    for name in ("precision", "recall"):
+        metrics[name + at] = Measurement.of(
+            [getattr(scores, name) for scores in found],
+            f"{name}, 3 nearest neighbours, features of {judge.name}; {against}",
+        )
+    return metrics
 
 
-def _measure_copying(model: Any, data: Any, sets: dict[str, tuple[dict[str, Any], int]], say: Say) -> Metrics:
-    """How far samples lie from the training images, in pixels."""
+def _real_images(judge: Judge) -> Metrics:
+    """What the FID of real images is."""
+    count, space = len(judge.test), f"features of {judge.name}, against the test images"
+    drawn = f"{count} training images{' of the labels of the test images' if judge.by_label else ', of any label'}"
+    return {
+        "fid_training_images": Measurement.of(judge.baseline, f"FID of {drawn}, {space}; {len(judge.baseline)} draws"),
+        "fid_validation_images": Measurement.of(
+            [judge.validation], f"FID of the {judge.num_validation} validation images, {space}"
+        ),
+    }
+
+
+def _measure_copying(model: Any, data: Any, labels: Tensor | None, sets: Sets, say: Say) -> Metrics:
+    """How sharp samples are, and how far they lie from the training images, in pixels."""
     train, test = data.images("train"), data.images("test")
     unseen = nearest_distances(test, train).median().item()
     metrics: Metrics = {}
     for label, (options, number) in sets.items():
-        at = f"_{label}" if label else ""
-        found = []
+        sharp, nearest = [], []
         for draw in range(number):
             say(f"{label or 'samples'}: draw {draw + 1} of {number}")
-            drawn = draw_samples(model, len(test), draw, _needed_labels(model, data.labels("test")), **options)
-            found.append(nearest_distances(drawn, train).median())
+            drawn = draw_samples(model, len(test), draw, labels, **options)
+            sharp.append(spectrum_ratio(drawn, test))
+            nearest.append(nearest_distances(drawn, train).median().item())
+        at, how = f"_{label}" if label else "", f"{len(test)} samples{_in_words(model, options)}; {number} draws"
+        metrics[f"spectrum_ratio{at}"] = Measurement.of(sharp, f"{SHARPNESS}; {how}")
         metrics[f"nearest_ratio{at}"] = Measurement.of(
-            torch.stack(found).tolist(),
-            f"median distance of a sample to its nearest training image over that of the test images, {unseen:.4f}; "
-            f"below 1 is copying; {len(test)} samples, mean of draws",
-            1 / unseen,
+            nearest, f"{DISTANCE}, {unseen:.4f}; below 1 is copying; {how}", 1 / unseen
         )
     return metrics
+
+
+def _few_steps(model: Any) -> dict[str, Any]:
+    """The options by which a model is sampled as by default, in no more steps than it was trained with."""
+    default, last = inspect.signature(model.sample).parameters["steps"].default, model.process.num_timesteps
+    return {} if default <= last else {"steps": last}
+
+
+def _in_words(model: Any, options: dict[str, Any]) -> str:
+    """How a diffusion model is sampled, with its defaults where an option is not given."""
+    known = inspect.signature(model.sample).parameters
+    if "sampler" not in known:
+        return ""
+    sampler, steps = (options.get(name, known[name].default) for name in ("sampler", "steps"))
+    return f", {steps} steps of {sampler}" + f", {options.get('spacing')} spacing" * ("spacing" in options)
 
 
 def _needed_labels(model: Any, labels: Tensor) -> Tensor | None:
     """The labels, for a model that cannot draw without."""
     return labels if model.labels and getattr(model, "null_labels", None) is None else None
-
-
-def _check(model: Any) -> None:
-    """Raises a UserError for a model that the protocol cannot sample."""
-    if model.process.num_timesteps < 50:
-        raise UserError(
-            f"the protocol takes 50 steps, but this model has {model.process.num_timesteps}: train it with more"
-        )

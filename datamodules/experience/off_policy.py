@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from datamodules.experience.environments import Arguments
@@ -14,6 +15,9 @@ from datamodules.experience.module import Experience
 from datamodules.experience.replay import ReplayBuffer, TransitionCollector, read_state, write_state
 from datamodules.experience.vector import make_vector
 from zoo.errors import UserError
+from zoo.rl.off_policy.priorities import Priorities, importance_weights
+
+PRIORITIES = (None, "proportional", "rank")
 
 
 class Replay(Experience):
@@ -39,6 +43,11 @@ class Replay(Experience):
             arXiv:1801.01290, section 5.2): values of the size of 1 to 100 are learned best. Returns are told unscaled.
         rounds_per_batch: rounds in a training batch, whose metrics are logged as one; by default 1,000 environment
             steps of them.
+        priority: null draws rows uniformly, "proportional" by the size of their last error, "rank" by its rank (Schaul
+            et al. 2016, arXiv:1511.05952); for a module that weighs rows and gives back errors, as DQN. The minibatches
+            of a round are drawn at once, by the priorities before it.
+        priority_exponent: alpha, of priorities; 0 draws uniformly.
+        weight_exponent: beta, with which the weights of rows begin to correct for that; it rises linearly to 1.
         save_replay: whether the buffer is saved beside each checkpoint, and restored from there. Otherwise a resumed
             run begins by collecting `warmup_env_steps` transitions with its policy.
     """
@@ -63,6 +72,9 @@ class Replay(Experience):
         rounds_per_batch: int | None = None,
         save_replay: bool = False,
         max_episode_steps: int = MAX_STEPS,
+        priority: str | None = None,
+        priority_exponent: float = 0.6,
+        weight_exponent: float = 0.4,
     ) -> None:
         rounds = max(1, 1000 // max(update_every, 1)) if rounds_per_batch is None else rounds_per_batch
         least = {"capacity": capacity, "batch_size": batch_size, "warmup_env_steps": warmup_env_steps}
@@ -77,6 +89,12 @@ class Replay(Experience):
                 raise UserError(f"data.{option} must be at least 1, got {value}")
         if not 0 < reward_scale < math.inf:
             raise UserError(f"data.reward_scale must be positive and finite, got {reward_scale}")
+        if priority not in PRIORITIES:
+            raise UserError(f"data.priority must be null, {' or '.join(PRIORITIES[1:])}, got {priority!r}")
+        if not 0 <= priority_exponent < math.inf:
+            raise UserError(f"data.priority_exponent must be at least 0 and finite, got {priority_exponent}")
+        if not 0 <= weight_exponent <= 1:
+            raise UserError(f"data.weight_exponent must be between 0 and 1, got {weight_exponent}")
         super().__init__(
             environment, total_env_steps, num_envs, 1, vectorization, environment_arguments, seed, validation_episodes,
             max_episode_steps=max_episode_steps,
@@ -98,6 +116,7 @@ class Replay(Experience):
         self.update_every, self.updates_per_round, self.n_step = update_every, int(updates), n_step
         self.reward_scale = reward_scale
         self.rounds_per_batch, self.save_replay, self.warmup_hold = rounds, save_replay, warmup_hold
+        self.priority, self.priority_exponent, self.weight_exponent = priority, priority_exponent, weight_exponent
 
     def train_dataloader(self) -> "ReplayLoader":  # type: ignore[override]
         self.close()
@@ -121,6 +140,8 @@ class Replay(Experience):
 class Rounds:
     """Rounds of a training batch, each collected when it is asked for: (G, batch_size, width) rows to learn from.
 
+    Prioritised rows have one column more, their weights, and `prioritize` takes their errors.
+
     Attributes:
         env_steps: transitions that were collected so far. episodes: returns and lengths of the episodes that ended.
     """
@@ -136,10 +157,27 @@ class Rounds:
     def __iter__(self) -> Iterator[Tensor]:
         data, loader = self.loader.data, self.loader
         self.episodes.clear()
+        self._before = int(loader.module.env_steps)
         for _ in range(self.count):
             self.env_steps += loader.collect()
-            rows = loader.buffer.sample(data.updates_per_round * data.batch_size)
+            count = data.updates_per_round * data.batch_size
+            rows = loader.buffer.sample(count) if loader.priorities is None else self._weighted(count)
             yield rows.view(data.updates_per_round, data.batch_size, -1)
+
+    def prioritize(self, errors: Tensor) -> None:
+        """|delta| of the round that was learned from (G, batch_size); nothing where rows are drawn uniformly."""
+        if self.loader.priorities is not None:
+            self.loader.priorities.update(self._drawn, errors.cpu().flatten())
+
+    def _weighted(self, count: int) -> Tensor:
+        data, loader, priorities = self.loader.data, self.loader, self.loader.priorities
+        assert priorities is not None
+        self._drawn, probabilities = priorities.draw(count)
+        done = min(1.0, (self._before + loader.world_size * self.env_steps) / data.total_env_steps)
+        exponent = data.weight_exponent + (1 - data.weight_exponent) * done
+        weights = importance_weights(probabilities.view(-1, data.batch_size), loader.buffer.size, exponent)
+        rows = loader.buffer.rows[self._drawn.to(loader.buffer.rows.device)]
+        return torch.cat([rows, weights.view(-1, 1).to(rows)], 1)
 
 
 class ReplayLoader:
@@ -159,7 +197,9 @@ class ReplayLoader:
         spaces = data.spaces
         action_size = len(spaces["num_actions"]) or len(spaces["action_low"])
         width = 2 * math.prod(spaces["observation_shape"]) + action_size + 2
-        self.buffer = ReplayBuffer(min(data.capacity, data.total_env_steps), width, self.module.device)
+        capacity = min(data.capacity, data.total_env_steps)
+        self.priorities = self._priorities(capacity)
+        self.buffer = ReplayBuffer(capacity, width, self.module.device, self.priorities)
         own = -(-data.total_env_steps // self.world_size)  # transitions of this process
         self.rounds = -(-max(1, own - data.warmup_env_steps) // data.update_every)
         self.done = 0  # rounds
@@ -175,6 +215,16 @@ class ReplayLoader:
             count = min(self.data.rounds_per_batch, self.rounds - self.done)
             self.done += count
             yield Rounds(self, count)
+
+    def _priorities(self, capacity: int) -> Priorities | None:
+        if self.data.priority is None:
+            return None
+        if not getattr(self.module, "takes_weights", False):
+            raise UserError(
+                f"data.priority {self.data.priority} is for DQN, which weighs rows and gives back their errors: "
+                f"leave it out for {type(self.module).__name__}"
+            )
+        return Priorities(capacity, self.data.priority_exponent, self.data.priority == "rank")
 
     def reset(self) -> None:
         """Begins new episodes, from seeds that depend on the seed, the process and the steps so far alone."""
@@ -222,7 +272,7 @@ class ReplayLoader:
 
     def _describe(self) -> dict[str, Any]:
         """What a restored buffer must agree in."""
-        names = ("environment", "environment_arguments", "n_step", "reward_scale")
+        names = ("environment", "environment_arguments", "n_step", "reward_scale", "priority")
         described = {name: getattr(self.data, name) for name in names}
         return described | {"gamma": self.module.gamma, "width": self.buffer.rows.shape[1]}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.experience.environments import check_finite, encoder
 from zoo.errors import UserError, one_line
+from zoo.rl.off_policy.priorities import Priorities
 
 NOISE_STEPS = 128  # drawn at a time
 
@@ -21,12 +22,19 @@ class ReplayBuffer:
 
     Args:
         capacity, width: of the matrix. device: where it lies, and samples with it.
+        priorities: by which rows are to be drawn; they learn here which rows are new.
 
     Raises:
         UserError: if it is larger than the memory there, before any of that is taken.
     """
 
-    def __init__(self, capacity: int, width: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        capacity: int,
+        width: int,
+        device: torch.device | str = "cpu",
+        priorities: Priorities | None = None,
+    ) -> None:
         device = torch.device(device)
         needed, there = 4 * capacity * width, free_memory(device)
         if needed > there:
@@ -36,6 +44,7 @@ class ReplayBuffer:
             )
         self.rows = torch.empty(capacity, width, device=device)
         self.size = self.position = 0
+        self.priorities = priorities
 
     def add(self, rows: np.ndarray[Any, Any]) -> None:
         """Takes in (n, width), over the oldest where it is full."""
@@ -46,6 +55,8 @@ class ReplayBuffer:
         capacity, first = len(self.rows), min(len(rows), len(self.rows) - self.position)
         self.rows[self.position : self.position + first] = rows[:first].to(self.rows.device)
         self.rows[: len(rows) - first] = rows[first:].to(self.rows.device)
+        if self.priorities is not None and len(rows):
+            self.priorities.add((self.position + torch.arange(len(rows))) % capacity)
         self.position = (self.position + len(rows)) % capacity
         self.size = min(self.size + len(rows), capacity)
 
@@ -57,12 +68,14 @@ class ReplayBuffer:
         """What `restore` needs; the rows share their memory with the buffer."""
         # from NumPy: PyTorch would save the whole matrix behind a part of it
         rows = torch.from_numpy(self.rows.cpu().numpy()[: self.size])
-        return {"rows": rows, "size": self.size, "position": self.position, "capacity": len(self.rows)}
+        state = {"rows": rows, "size": self.size, "position": self.position, "capacity": len(self.rows)}
+        return state if self.priorities is None else state | {"priorities": self.priorities.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Makes it exactly what it was; its rows may be a file that is mapped into memory.
 
-        The state of a buffer of another capacity gives its newest rows, as many as there is place for.
+        The state of a buffer of another capacity gives its newest rows, as many as there is place for; their priorities
+        begin anew.
         """
         rows, position = state["rows"], state["position"]
         if state["capacity"] != len(self.rows):
@@ -72,6 +85,11 @@ class ReplayBuffer:
             position = len(rows) % len(self.rows)
         self.size, self.position = len(rows), position
         self.rows[: self.size] = rows
+        if self.priorities is not None:
+            if state["capacity"] == len(self.rows):
+                self.priorities.restore(state["priorities"])
+            else:
+                self.priorities.add(torch.arange(self.size))
 
 
 def free_memory(device: torch.device) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_modules.trainer.compilation import compile_whole
 from zoo.rl.flat import FlatAdam, FlatParameters
 
-Statistics = dict[str, Tensor]  # what a loss says of itself, one number a name
+Statistics = dict[str, Tensor]  # what a loss says of itself: one number a name, or one a row
 Loss = Callable[..., tuple[Tensor, Statistics]]
 
 
@@ -55,15 +55,19 @@ class Learner:
         return statistics
 
     def gradient(self, loss: Loss, *inputs: Any) -> tuple[Tensor, Statistics]:
-        """The gradient and the statistics, both averaged over processes in one message."""
+        """The gradient and the statistics, both averaged over processes in one message.
+
+        Statistics of one number a row stay with their process, whose rows they describe.
+        """
         if loss not in self._gradients:
             self._gradients[loss] = self._prepare(loss)
         gradient, statistics = self._gradients[loss](*inputs)
         if _distributed():
-            message = sum_over_processes(torch.cat([gradient, torch.stack([*statistics.values()])]))
+            numbers = {name: value for name, value in statistics.items() if value.ndim == 0}
+            message = sum_over_processes(torch.cat([gradient, torch.stack([*numbers.values()])]))
             message /= torch.distributed.get_world_size()
             gradient, means = message[: len(gradient)], message[len(gradient) :]
-            statistics = dict(zip(statistics, means.unbind(), strict=True))
+            statistics = statistics | dict(zip(numbers, means.unbind(), strict=True))
         return gradient, statistics
 
     def apply(self, gradient: Tensor) -> None:

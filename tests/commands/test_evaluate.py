@@ -1,5 +1,6 @@
 """`evaluate`: the card against a new measurement, and the writing of the card."""
 
+import inspect
 import json
 import math
 
@@ -263,29 +264,73 @@ def few_digits(monkeypatch):
 def test_diffusion_metrics(small, few_digits, monkeypatch):
     said = []
     metrics = measure(monkeypatch, describe(small), checkpoints.load(str(small)), few_digits, said.append)
-    kinds = ("fid_ratio", "nearest_ratio", "fid", "precision", "recall")
-    names = {f"{kind}_{label}" for kind in kinds for label in ("ddim50", "dpm++2m-sde10", "ddpm50")}
-    assert metrics.keys() == names | {"bound_bits_per_dim", "fid_training_images"}
-    assert next(iter(metrics)) == "fid_ratio_ddim50", "the headline"
+    ratios = ("fid_ratio", "random_fid_ratio", "spectrum_ratio", "nearest_ratio")
+    names = {f"{kind}{at}" for kind in ratios for at in ("", "_ddim50", "_ddpm50")}
+    real = {"fid_training_images", "fid_validation_images"}
+    assert metrics.keys() == names | {"fid", "precision", "recall", "bound_bits_per_dim"} | real
+    assert next(iter(metrics)) == "fid_ratio", "the headline: of the model's defaults"
+    sizes = {"ddim50": 2, "ddpm50": 1, "dim": 60}
     for name, metric in metrics.items():
         assert math.isfinite(metric.value), name
-        assert metric.size == (2 if "ddpm50" in name else 60 if "bound" in name else 20), name
-        assert "60 " in metric.protocol or name.startswith("nearest"), "the sample size belongs to the number"
+        size = 20 if name == "fid_training_images" else 1 if name == "fid_validation_images" else 5
+        assert metric.size == sizes.get(name.rpartition("_")[2], size), name
+        assert "60 " in metric.protocol, "the sample size belongs to the number"
         assert 0 <= metric.value <= 1 or not name.startswith(("precision", "recall"))
-    base = metrics["fid_training_images"].value
-    for label in ("ddim50", "dpm++2m-sde10", "ddpm50"):
-        assert metrics[f"fid_ratio_{label}"].value == pytest.approx(metrics[f"fid_{label}"].value / base)
-        assert metrics[f"fid_ratio_{label}"].value > 2, "random weights draw nothing like digits"
-        assert metrics[f"nearest_ratio_{label}"].value > 1, "nor copies of them"
+    assert "2 draws" in metrics["fid_ratio_ddim50"].protocol
+    assert "60 samples, 50 steps of ddim, against the 60 test images" in metrics["fid_ratio_ddim50"].protocol
+    default = inspect.signature(ImageDiffusion.sample).parameters
+    assert f"{default['steps'].default} steps of {default['sampler'].default}," in metrics["fid"].protocol
+    assert metrics["fid_ratio"].value == pytest.approx(metrics["fid"].value / metrics["fid_training_images"].value)
+    for at in ("", "_ddim50", "_ddpm50"):
+        assert metrics[f"fid_ratio{at}"].value > 2, "random weights draw nothing like digits"
+        assert metrics[f"random_fid_ratio{at}"].value > 2
+        assert metrics[f"nearest_ratio{at}"].value > 1, "nor copies of them"
     assert metrics["bound_bits_per_dim"].value > math.log2(17), "worse than guessing the grey level"
-    assert said[0] == "ddim50: draw 1 of 20"
-    assert said[-1] == "variational bound"
+    assert said[0] == "samples: draw 1 of 5"
+    assert said[-1] == "variational bound: image 0 of 60"
+
+
+def drawn_from_training(data):
+    """`sample` of a model that has learned the training images by heart, and draws the class that it is asked for."""
+    images, classes = data.images("train"), data.labels("train")
+
+    def sample(n, labels=None, generator=None, **_):
+        if labels is None:
+            return images[torch.randint(len(images), (n,), generator=generator)]
+        choices = [(classes == label).nonzero().flatten() for label in labels]
+        return torch.stack([images[rows[torch.randint(len(rows), (), generator=generator)]] for rows in choices])
+
+    return sample
+
+
+@pytest.mark.parametrize(("classes", "null"), [(0, False), (10, False), (10, True)])
+def test_copies_of_training_images_measure_as_training_images(tmp_path, monkeypatch, classes, null):
+    """Sharp, at the FID of training images, and at no distance from them; read as the class that they are asked for."""
+    options = {"num_timesteps": 4, "channel_multipliers": [1], "attention_levels": [], "num_classes": classes}
+    folder = save_diffusion(tmp_path / "model", image_shape=[1, 8, 8], null_label=null, **options)
+    model, data = checkpoints.load(str(folder)), Digits()
+    signature = inspect.signature(ImageDiffusion.sample)
+    sample = drawn_from_training(data)
+    sample.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])
+    monkeypatch.setattr(model, "sample", sample)
+    metrics = measure(monkeypatch, describe(folder)._replace(protocol="guidance"), model, data)
+    at = "_scale1" if null else ""
+    # drawn with and without repetition, 20 and 5 times: the means differ by some 5 %
+    assert metrics[f"fid_ratio{at}"].value == pytest.approx(1, abs=0.3)
+    assert metrics[f"random_fid_ratio{at}"].value == pytest.approx(1, abs=0.3)
+    assert metrics[f"spectrum_ratio{at}"].value == pytest.approx(1, abs=0.1)
+    assert metrics[f"nearest_ratio{at}"].value == 0
+    if null:
+        assert metrics["asked_label_scale1"].value > 0.98
+    else:
+        assert "4 steps of" in metrics["fid"].protocol, "no more than it was trained with"
+        assert ("of the test images' labels" in metrics["fid"].protocol) == bool(classes)
 
 
 def test_update_writes_picture_and_card_of_a_diffusion_model(command, small, copy, monkeypatch):
     """The measurement itself is replaced: it is tested above."""
     metric = Measurement(1.5, 0.1, 20, "how it was measured")
-    monkeypatch.setattr(commands.evaluate, "measure", lambda *_, **__: {"fid_ratio_ddim50": metric})
+    monkeypatch.setattr(commands.evaluate, "measure", lambda *_, **__: {"fid_ratio": metric})
     folder = copy(small)
     assert command("evaluate", folder, "--update").status == 0
     results = read_json(folder / RESULTS)
@@ -293,7 +338,7 @@ def test_update_writes_picture_and_card_of_a_diffusion_model(command, small, cop
     assert results == {
         "command": "lightning-zoo evaluate tiny-digits --full",
         "training_seeds": [7],
-        "metrics": {"fid_ratio_ddim50": {"value": 1.5, "spread": 0.1, "size": 20, "protocol": "how it was measured"}},
+        "metrics": {"fid_ratio": {"value": 1.5, "spread": 0.1, "size": 20, "protocol": "how it was measured"}},
         "judge": {"name": "classifier-digits", "test_accuracy": accuracy},
         "picture": "samples.png",
     }
@@ -307,7 +352,7 @@ def test_update_writes_picture_and_card_of_a_diffusion_model(command, small, cop
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     answer = command("evaluate", folder, "--json")
     assert answer.status == 0
-    assert json.loads(answer.out)["metrics"]["fid_ratio_ddim50"]["tolerance"] == pytest.approx(0.3 * math.sqrt(0.1))
+    assert json.loads(answer.out)["metrics"]["fid_ratio"]["tolerance"] == pytest.approx(0.3 * math.sqrt(0.1))
     assert command("evaluate", folder, "--update", "--precision", "bf16").status == 0
     assert read_json(folder / RESULTS)["command"] == "lightning-zoo evaluate tiny-digits --full --precision bf16"
 
@@ -316,11 +361,13 @@ def test_guidance_metrics(tmp_path, few_digits, monkeypatch):
     options = {"num_timesteps": 50, "channel_multipliers": [1], "attention_levels": []}
     folder = save_diffusion(tmp_path / "guided", image_shape=[1, 8, 8], num_classes=10, null_label=True, **options)
     metrics = measure(monkeypatch, describe(folder), checkpoints.load(str(folder)), few_digits)
-    kinds = ("asked_label", "fid_ratio", "precision", "recall", "nearest_ratio")
-    assert metrics.keys() == {f"{kind}_scale{scale:g}" for kind in kinds for scale in SCALES}
+    kinds = ("asked_label", "fid_ratio", "recall", "spectrum_ratio")
+    names = {f"{kind}_scale{scale:g}" for kind in kinds for scale in SCALES}
+    names |= {f"{kind}_scale1" for kind in ("random_fid_ratio", "nearest_ratio", "fid", "precision")}
+    assert metrics.keys() == names | {"fid_training_images", "fid_validation_images"}
     asked = {name: metric.value for name, metric in metrics.items() if name.startswith("asked_label")}
     assert next(iter(metrics)) == max(asked, key=asked.__getitem__), "the best scale is the headline"
-    assert all(metrics[name].size == 2 * 60 for name in asked)
+    assert all(metrics[name].size == (5 if name == "asked_label_scale1" else 2) * 60 for name in asked)
     assert all(value < 0.4 for value in asked.values()), "random weights do not draw what they are asked for"
 
 
@@ -442,12 +489,9 @@ def test_real_shapes_are_valid_and_evenly_spread(monkeypatch):
     assert metrics["colour_chi_square_ddim50"].value < 15.1
 
 
-def test_a_model_that_the_protocol_does_not_suit_is_refused(tmp_path, few_digits, monkeypatch):
-    short = save_diffusion(tmp_path / "short", image_shape=[1, 8, 8], num_timesteps=20)
-    with pytest.raises(UserError, match="takes 50 steps, but this model has 20"):
-        measure(monkeypatch, describe(short), checkpoints.load(str(short)), few_digits)
+def test_a_protocol_of_another_task_is_refused(small):
     with pytest.raises(UserError, match=r"'protocol' must be one of samples, .*got 'returns'"):
-        protocol_of(describe(short)._replace(protocol="returns"))
+        protocol_of(describe(small)._replace(protocol="returns"))
 
 
 def test_every_protocol_of_a_task_is_a_function():

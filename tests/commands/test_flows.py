@@ -16,10 +16,11 @@ import commands.sample
 from checkpoints import load
 from checkpoints.catalogue import ANIMATION, CARD, CONFIG, PICTURE, RESULTS
 from commands.drawing.flows import around, in_batches
-from commands.measures.likelihood import independent_pixels
+from commands.measures.likelihood import _bits, independent_pixels
 from commands.measures.points import integral, scores
 from datamodules import Densities, Digits
 from tests.conftest import save_flow
+from zoo.flows.cnf_model import cnf
 from zoo.synthetic.densities import ENTROPIES_NATS, log_density
 
 # drawing ------------------------------------------------------------------------------------------------------------
@@ -197,6 +198,17 @@ def test_a_card_of_images_has_both_estimates_and_the_baseline(pixels, copy, comm
     assert {"bits_per_dim_independent_pixels", "fid_ratio_temperature1"} <= metrics.keys()
     assert "model.log_likelihood(images)" in (folder / CARD).read_text()
     assert (folder / ANIMATION).stat().st_size < 300_000
+
+
+def test_estimates_of_a_density_are_measured_on_as_many_images_as_can_be_paid_for(monkeypatch):
+    monkeypatch.setattr("commands.measures.common.ENTRIES", 10 * 64 + 63)
+    data, model = Digits(), cnf((1, 8, 8), 17, hidden=4, depth=2, solver="rk4", steps=1, trace="hutchinson").eval()
+    model.equalise(data.images("train"))
+    measured = _bits(model, data, {"draws": 2}, "2 draws", lambda text: None)
+    images = data.images("test")[torch.arange(10) * 447 // 10]
+    nats = model.log_likelihood(images, draws=2, generator=torch.Generator().manual_seed(0))
+    assert (measured.value, measured.size) == (pytest.approx(-nats.mean().item() / (64 * math.log(2)), rel=1e-6), 10)
+    assert "10 test images" in measured.protocol
 
 
 def test_what_cannot_be_measured_is_told(plane, space, refused):

@@ -1,4 +1,4 @@
-"""SAC, TD3 and DDPG through the command line: trained, exported, played; two processes."""
+"""SAC, TD3, DDPG and DQN through the command line: trained, exported, played; two processes."""
 
 import os
 import sys
@@ -24,15 +24,16 @@ def words(config, folder, **changes):
     return ["fit", "--config", config, *[str(word) for pair in options.items() for word in pair]]
 
 
-@pytest.mark.parametrize("config", ["sac-pendulum", "td3-pendulum", "ddpg-pendulum"])
+@pytest.mark.parametrize("config", ["sac-pendulum", "td3-pendulum", "ddpg-pendulum", "dqn-cartpole"])
 def test_a_policy_is_trained_exported_and_played(config, command, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cli.py"])
     assert main(words(config, tmp_path / "run", data__save_replay=True)) == 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"last.ckpt", "replay-60-0.pt"} <= names
+    assert "last.ckpt" in names
+    assert any(name.startswith("replay-6") for name in names)
     command("export", tmp_path / "run" / "last.ckpt", tmp_path / "policy")
     assert checkpoints.verify(str(tmp_path / "policy")) == 0
-    assert "Pendulum-v1: return" in command("rollout", tmp_path / "policy", "--episodes", 1).out
+    assert "-v1: return" in command("rollout", tmp_path / "policy", "--episodes", 1).out
 
 
 def rank(number, place, arguments):
@@ -40,7 +41,7 @@ def rank(number, place, arguments):
     os.environ |= {"LOCAL_RANK": str(number), "RANK": str(number), "NODE_RANK": "0", "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29671"}
     from datamodules.experience.replay import ReplayBuffer
-    from lightning_modules import DDPG, SAC, TD3
+    from lightning_modules import DDPG, DQN, SAC, TD3
 
     samples, sample = [], ReplayBuffer.sample
 
@@ -49,7 +50,7 @@ def rank(number, place, arguments):
         return samples[-1]
 
     ReplayBuffer.sample = remembered
-    for algorithm in (SAC, TD3, DDPG):
+    for algorithm in (SAC, TD3, DDPG, DQN):
 
         def save(self):
             stats = {"weights": self.state_dict(), "first": samples[0], "updates": sum(map(len, samples)) // 4}
@@ -61,7 +62,7 @@ def rank(number, place, arguments):
     sys.exit(main(arguments))
 
 
-@pytest.mark.parametrize("config", ["sac-pendulum", "td3-pendulum", "ddpg-pendulum"])
+@pytest.mark.parametrize("config", ["sac-pendulum", "td3-pendulum", "ddpg-pendulum", "dqn-cartpole"])
 def test_two_processes_learn_one_policy(config, tmp_path):
     arguments = words(config, tmp_path / "run", trainer__devices=2, trainer__strategy="ddp", data__total_env_steps=200)
     processes = [runs.PROCESSES.Process(target=rank, args=(n, tmp_path, arguments), daemon=True) for n in range(2)]
@@ -73,5 +74,5 @@ def test_two_processes_learn_one_policy(config, tmp_path):
     one, two = (runs.read(tmp_path / f"rank-{number}.pt") for number in range(2))
     assert runs.differences(one["weights"], two["weights"]) == [], "weights, targets, temperature and counts"
     assert one["updates"] == two["updates"] == 80, "100 transitions of each but the first 20"
-    assert one["weights"]["env_steps"] == 200
+    assert 200 <= one["weights"]["env_steps"] < 210, "where environments reset themselves, some more"
     assert not torch.equal(one["first"], two["first"]), "each has its own environments and its own buffer"

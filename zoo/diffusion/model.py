@@ -7,20 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.diffusion.checks import check_conditions, check_density, check_guidance, whole_labels
-from zoo.diffusion.guidance import (
-    Classifier,
-    class_log_prob,
-    classifier_free,
-    classifier_guidance,
-    clipped,
-    log_prob_gradient,
-)
+from zoo.diffusion.guidance import Classifier, class_log_prob, classifier_free, clipped
+from zoo.diffusion.inverse import Known, check_known, consistent, repeated, start
 from zoo.diffusion.losses import denoising_loss
 from zoo.diffusion.parameterization import check, network_input, prediction_to_x0
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep
 from zoo.diffusion.schedules import times_for
-from zoo.diffusion.solvers import SamplerName, sampler_of, takes
+from zoo.diffusion.solvers import SamplerName, sampler_of, takes, with_classifier
 from zoo.errors import UserError
 from zoo.nn.unet import UNet, label_columns
 from zoo.random import normal, per_row
@@ -152,6 +146,9 @@ class ImageDiffusion(nn.Module):
         guidance_interval: tuple[float, float] | None = None,
         guidance_rescale: float = 0.0,
         classifier: Classifier | None = None,
+        known: Known | None = None,
+        edit: tuple[Tensor, float] | None = None,
+        repeats: int = 5,
         noise: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -171,6 +168,9 @@ class ImageDiffusion(nn.Module):
             guidance_interval: Guide only between these two noise levels, the lower first.
             guidance_rescale: Brings the contrast of guided images back towards that of unguided ones, from 0 to 1.
             classifier: A noisy classifier, (x_t, t) -> logits, that guides a model without labels of its own.
+            known: What the images agree with: `inpainting` or `averages` of `zoo.diffusion.inverse`.
+            edit: An image (C, H, W), or one a sample, to start from, and how strongly it is changed, above 0 to 1.
+            repeats: Walks over each tenth of the steps if something is known: more of them fit the rest to it better.
             noise: Standard normal latents (n, C, H, W) to start from, instead of drawing them.
             on_step: Called after each step with the time just reached, x there, and the estimate of x_0 that led there.
 
@@ -183,7 +183,7 @@ class ImageDiffusion(nn.Module):
         if n < 1:
             raise UserError(f"n must be at least 1, got {n!r}")
         solve = sampler_of(sampler, eta=eta, variance=variance)
-        if variance is None and takes(sampler, "variance"):
+        if variance is None and takes(solve, "variance"):
             solve = partial(solve, variance="large" if steps == self.process.num_timesteps else "small")
         times = times_for(self.process, steps, spacing)
         labels = self._checked(labels, n, classifier)
@@ -192,9 +192,8 @@ class ImageDiffusion(nn.Module):
         if noise is not None and noise.shape != shape:
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
         source = per_row(generator)
-        x = normal(shape, source, device) if noise is None else noise.to(device)
-        if self.process.exploding:
-            x = x * self.process.at(times[0])[1]
+        noise = normal(shape, source, device) if noise is None else noise.to(device)
+        times, x = start(self.process, times, noise, edit)
         if classifier is None:
             denoise = self.denoiser(
                 labels,
@@ -204,13 +203,12 @@ class ImageDiffusion(nn.Module):
             )
         else:
             assert labels is not None
-            denoise, log_prob = self.denoiser(clip=False), class_log_prob(classifier, labels)
-            if takes(sampler, "mean_gradient"):
-                scale = torch.as_tensor(guidance_scale, dtype=x.dtype, device=device).view(-1, 1, 1, 1)
-                solve = partial(solve, mean_gradient=lambda x_t, t: scale * log_prob_gradient(log_prob, x_t, t))
-            else:
-                denoise = classifier_guidance(denoise, self.process, log_prob, guidance_scale)
+            log_prob, plain = class_log_prob(classifier, labels), self.denoiser(clip=False)
+            solve, denoise = with_classifier(solve, plain, self.process, log_prob, guidance_scale)
             denoise = clipped(denoise)
+        if known is not None:
+            check_known(known, shape)
+            solve, denoise = repeated(solve, repeats), consistent(denoise, known)
         return solve(denoise, self.process, x, times, generator=source, on_step=on_step)
 
     @torch.inference_mode()

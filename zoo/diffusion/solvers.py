@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from zoo.diffusion.guidance import LogProb, classifier_guidance, log_prob_gradient
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep, ancestral, call, ddim, euler_maruyama, predictor_corrector
 from zoo.errors import UserError
@@ -126,11 +128,32 @@ def sampler_of(name: str, **options: object) -> Callable[..., Tensor]:
         raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
     given = {option: value for option, value in options.items() if value}
     for option, value in given.items():
-        if not takes(name, option):
+        if not takes(SAMPLERS[name], option):
             raise UserError(f"{option} {value} has no meaning for sampler {name!r}: leave it out")
     return partial(SAMPLERS[name], **given)
 
 
-def takes(name: str, option: str) -> bool:
-    """Whether the sampler of that name has such an option of its own."""
-    return option in inspect.signature(SAMPLERS[name]).parameters
+def takes(solve: Callable[..., Tensor], option: str) -> bool:
+    """Whether a sampler has such an option of its own."""
+    return option in inspect.signature(solve).parameters
+
+
+def with_classifier(
+    solve: Callable[..., Tensor],
+    denoise: Denoiser,
+    process: NoiseProcess,
+    log_prob: LogProb,
+    scale: float | Tensor,
+) -> tuple[Callable[..., Tensor], Denoiser]:
+    """A sampler and a denoiser guided by a classifier: by the mean of the step where the sampler can, else through x_0.
+
+    Arguments as of `guidance.classifier_guidance`.
+    """
+    if not takes(solve, "mean_gradient"):
+        return solve, classifier_guidance(denoise, process, log_prob, scale)
+
+    def gradient(x_t: Tensor, t: Tensor) -> Tensor:
+        s = torch.as_tensor(scale, dtype=x_t.dtype, device=x_t.device).view(-1, *[1] * (x_t.ndim - 1))
+        return s * log_prob_gradient(log_prob, x_t, t)
+
+    return partial(solve, mean_gradient=gradient), denoise

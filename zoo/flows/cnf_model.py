@@ -28,6 +28,11 @@ class ContinuousFlow(Flow):
         return self.bijection.bijections[self._before]  # type: ignore[index, return-value]
 
     @property
+    def is_estimate(self) -> bool:
+        """Whether log-densities are unbiased estimates and not exact: those of a Hutchinson trace."""
+        return self.cnf.trace == "hutchinson"
+
+    @property
     def evaluations(self) -> int:
         """How often the latest pass evaluated the field."""
         return int(self.cnf.evaluations)
@@ -61,7 +66,11 @@ class ContinuousFlow(Flow):
         draws: int = 32,
         tolerance: float | None = None,
     ) -> Tensor:
-        """As `Flow.log_likelihood`, to the solver's tolerance; an unbiased estimate if the trace is "hutchinson".
+        """As `Flow.log_likelihood`, to the solver's tolerance. With a Hutchinson trace, of images
+
+            1/K sum_k log p((k + u_k) / L) - D log L
+
+        whose mean is the usual bound for any K: log-densities that are estimates cannot be averaged as densities.
 
         Args:
             x: points (B, D), or images (B, C, H, W) in [-1, 1] on the grid of grey levels.

@@ -63,6 +63,11 @@ class Flow(nn.Module):
         return self.shape if len(self.shape) == 3 else None
 
     @property
+    def is_estimate(self) -> bool:
+        """Whether log-densities are unbiased estimates and not exact."""
+        return False
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         """Of the noise of one x."""
         return (self.dims,)
@@ -138,7 +143,7 @@ class Flow(nn.Module):
             UserError: if an argument is out of range.
         """
         if n < 1:
-            raise UserError(f"num_samples must be at least 1, got {n!r}")
+            raise UserError(f"n must be at least 1, got {n!r}")
         if not 0 < temperature < math.inf:
             raise UserError(f"temperature must be above 0, got {temperature!r}")
         if noise is None:
@@ -228,7 +233,10 @@ class Flow(nn.Module):
         for _ in range(draws):
             noise = _uniform(images.shape, generator, images.device).to(images)
             found.append(log_prob(dequantise(images, self.levels, noise)))
-        return torch.stack(found).logsumexp(0) - math.log(draws) - self.dims * math.log(self.levels)
+        values = torch.stack(found)
+        # the exponential of an unbiased estimate is not one: it is too high in the mean
+        mean = values.mean(0) if self.is_estimate else values.logsumexp(0) - math.log(draws)
+        return mean - self.dims * math.log(self.levels)
 
     def _context(self, labels: Tensor | None, batch: int) -> Tensor | None:
         if labels is None:

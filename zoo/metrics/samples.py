@@ -1,60 +1,64 @@
 """Distances between a set of generated samples and a set of real ones, in the feature space of any network.
 
-FID itself is torchmetrics' `FrechetInceptionDistance`, which takes the network as its `feature`. A value is comparable
-only with the same network, sample sizes and split: report them with it.
+A value is comparable only with the same network, sample sizes and split: report them with it.
 """
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from zoo.errors import UserError
 
 
-class _Features(nn.Module):
-    """Adapts a classifier to torchmetrics: images in, features out, their width as `num_features`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.num_features: int = network.num_features  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.network.features(x)  # type: ignore[operator]
-        if not features.isfinite().all():  # the eigenvalue solver of the distance may crash on these
-            raise UserError("the features of the images are not finite: the images hold NaN or are far too large")
-        return features
-
-
-class FeatureFID:
-    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) between Gaussians fitted to the features of two image sets.
-
-    Args:
-        network: has `features(x) -> (B, F)` and `num_features`; put into evaluation mode.
-        real: the real images, (N, C, H, W) as the network takes them. Their statistics are computed once.
+@torch.inference_mode()
+def features_of(network: nn.Module, images: Tensor) -> Tensor:
+    """The features of images (N, C, H, W) by a network in evaluation mode that has `features(x) -> (B, F)`: (N, F).
 
     Raises:
-        UserError: if the features of an image are not finite.
+        UserError: if one is not finite: the eigenvalue solver of the distance may crash on these.
+    """
+    network.eval()
+    features = torch.cat([network.features(batch) for batch in images.split(500)])  # type: ignore[operator]
+    if not features.isfinite().all():
+        raise UserError("the features of the images are not finite: the images hold NaN or are far too large")
+    return features
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) between Gaussians fitted to two sets of features.
+
+    The eigenvalues of S_a S_b are those of the symmetric S_a^(1/2) S_b S_a^(1/2).
+
+    Args:
+        a, b: (N, F) and (M, F).
 
     References:
         Heusel et al. 2017, arXiv:1706.08500, eq. 6.
     """
+    a, b = a.double(), b.double()
+    cov_a, cov_b = (torch.cov(features.T).view(features.shape[1], -1) for features in (a, b))
+    variances, directions = torch.linalg.eigh(cov_a)
+    root = directions * variances.clamp(min=0).sqrt() @ directions.T
+    shared = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * shared).item()
+
+
+class FeatureFID:
+    """The Frechet distance of sets of images to real ones in the features of a network: `frechet_distance`.
+
+    Args:
+        network: has `features(x) -> (B, F)`; put into evaluation mode.
+        real: the real images, (N, C, H, W) as the network takes them. Their features are computed once.
+
+    Raises:
+        UserError: as `features_of`.
+    """
 
     def __init__(self, network: nn.Module, real: Tensor) -> None:
-        self._metric = FrechetInceptionDistance(_Features(network).eval(), reset_real_features=False)
-        self._metric.to(real.device)
-        self._update(real, real=True)
+        self.network, self.real = network, features_of(network, real)
 
     def __call__(self, generated: Tensor) -> float:
         """The distance of one set of images to the real ones."""
-        self._metric.reset()
-        self._update(generated, real=False)
-        return self._metric.compute().item()
-
-    @torch.inference_mode()
-    def _update(self, images: Tensor, *, real: bool) -> None:
-        for batch in images.split(500):
-            self._metric.update(batch, real=real)
+        return frechet_distance(features_of(self.network, generated), self.real)
 
 
 def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tuple[float, float]:

@@ -40,7 +40,7 @@ class ImageClassifier(nn.Module):
             raise ValueError(f"image_shape must have height and width divisible by {stride}, got {image_shape!r}")
         self.image_shape: tuple[int, int, int] = image_shape
         self.labels = (num_classes,)
-        self.num_features = num_features  # the name by which torchmetrics asks for it
+        self.num_features = num_features
         layers: list[nn.Module] = []
         for level, multiplier in enumerate(channel_multipliers):
             layers += [nn.AvgPool2d(2)] if level else []

@@ -1,8 +1,8 @@
 """Distributions over actions, as functions of what a network says and of noise that is drawn outside.
 
 Each has `noise_shape`, what one action needs; `noise` (T, N, ...) for many; `sample`, `mode`, `log_prob`, `entropy` of
-the head's output (..., outputs). Actions are (..., A) float32: indices for discrete ones. The two of off-policy methods
-have no `log_prob` and `entropy`: one draws with its log-probability, the other has no density.
+the head's output (..., outputs). Actions are (..., A) float32: indices for discrete ones. Those of off-policy methods
+have no `log_prob` and `entropy`: one draws with its log-probability, the others have no density that a method asks for.
 """
 
 import math
@@ -48,6 +48,31 @@ class Categorical(nn.Module):
         logs = [part.log_softmax(-1) for part in logits.split(self.num_actions, -1)]
         entropies = [-(log.exp() * log).sum(-1) for log in logs]
         return sum(entropies[1:], entropies[0])
+
+
+class EpsilonGreedy(nn.Module):
+    """The action of the largest value, but with probability epsilon one drawn from all n alike.
+
+    The head's output is Q(s, .). Every environment tosses a coin of its own.
+
+    Args:
+        num_actions: n. epsilon: to begin with.
+    """
+
+    def __init__(self, num_actions: int, epsilon: float = 0.05) -> None:
+        super().__init__()
+        self.outputs, self.epsilon = num_actions, epsilon
+
+    def noise(self, steps: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """(steps, count, 2) ~ U[0, 1): the coin, and which action is drawn."""
+        return torch.rand(steps, count, 2, generator=generator)
+
+    def sample(self, values: Tensor, features: Tensor, noise: Tensor) -> Tensor:
+        drawn = (noise[..., 1:] * self.outputs).floor()
+        return torch.where(noise[..., :1] < self.epsilon, drawn, self.mode(values))
+
+    def mode(self, values: Tensor) -> Tensor:
+        return values.argmax(-1, keepdim=True).float()
 
 
 class DiagonalGaussian(nn.Module):

@@ -18,6 +18,7 @@ from zoo.errors import UserError
 from zoo.rl.flat import FlatParameters
 from zoo.rl.off_policy.actors import Actor
 from zoo.rl.off_policy.critics import Critics
+from zoo.rl.off_policy.q_network import QNetwork
 from zoo.rl.off_policy.td3 import td3_actor_loss, td3_critics_loss
 from zoo.rl.off_policy.values import soft_update
 from zoo.rl.types import Spaces
@@ -49,10 +50,10 @@ def critics_for(actor: Actor, hidden: tuple[int, ...], count: int = 2) -> Critic
     return Critics(inputs, actor.num_actions[0] if actor.num_actions else 1, hidden, count)
 
 
-def learner(module: Any, network: torch.nn.Module, learning_rate: float) -> Learner:
+def learner(module: Any, network: torch.nn.Module, learning_rate: float, max_norm: float | None = None) -> Learner:
     """A learner whose gradients are compiled if the module says so, or says nothing and the run is long."""
     pays = module.hparams["total_env_steps"] >= LONG
-    return Learner(network, learning_rate, compile=should_compile(module, pays))
+    return Learner(network, learning_rate, max_norm=max_norm, compile=should_compile(module, pays))
 
 
 def set_precision_and_clock(module: Any) -> None:
@@ -61,7 +62,7 @@ def set_precision_and_clock(module: Any) -> None:
     if precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"trainer.precision {precision} is not known to {type(module).__name__}: 32-true or bf16-mixed")
     for network in module.children():
-        if isinstance(network, Actor | Critics):
+        if isinstance(network, Actor | Critics | QNetwork):
             network.in_bfloat16 = precision == "bf16-mixed"
     start_clock(module)
 
@@ -86,7 +87,7 @@ def anneal_learning_rates(module: Any) -> None:
     """Sets all learning rates: with `anneal` they fall linearly to 0 over the run."""
     done = float(module.env_steps) / module.hparams["total_env_steps"]
     left = max(0.0, 1 - done) if module.hparams["anneal"] else 1.0
-    for optimizer in module.optimizers(use_pl_optimizer=False):
+    for optimizer in module.trainer.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = optimizer.defaults["lr"] * left
 

@@ -10,6 +10,7 @@ from torch import nn
 from zoo.errors import RowError, UserError
 from zoo.flows.cnf import CNF, DATA, NOISE, flow_matching_loss
 from zoo.flows.cnf_model import cnf as cnf_model
+from zoo.flows.dequantise import dequantise
 from zoo.flows.ode import FIXED, Solver
 from zoo.flows.velocity import ACTIVATIONS, Change, VelocityMLP
 
@@ -279,6 +280,31 @@ def test_a_tolerance_adds_digits_in_float64():
     assert torch.equal(model.log_likelihood(x), model.log_likelihood(x, tolerance=1e-5)), "the model's own"
     with pytest.raises(UserError, match="tolerance must be between 0 and 1, got -1"):
         model.log_likelihood(x, tolerance=-1.0)
+
+
+def test_estimates_are_averaged_as_log_densities():
+    """exp(estimate) is too high in the mean, so that an importance estimate of them would flatter."""
+    torch.manual_seed(0)
+    exact, noisy = (
+        cnf_model((1, 2, 3), levels=5, hidden=8, depth=2, solver="rk4", steps=2, trace=trace).double().eval()
+        for trace in ("exact", "hutchinson")
+    )
+    for parameter in exact.cnf.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    noisy.load_state_dict(exact.state_dict())
+    assert (exact.is_estimate, noisy.is_estimate) == (False, True)
+    x = torch.randint(5, (400, 1, 2, 3)).double() / 2 - 1
+    generator, drawn = torch.Generator().manual_seed(2), []
+    for _ in range(3):
+        noise = torch.rand(x.shape, generator=generator).to(x)
+        drawn.append(noisy.log_prob(dequantise(x, 5, noise), generator=generator) - 6 * math.log(5))
+    found = noisy.log_likelihood(x, generator=torch.Generator().manual_seed(2), draws=3)
+    torch.testing.assert_close(found, torch.stack(drawn).mean(0))
+    # with one draw both see the same noise of the levels, and differ by the trace's alone
+    one, true = (m.log_likelihood(x, generator=torch.Generator().manual_seed(1), draws=1) for m in (noisy, exact))
+    difference = one - true
+    assert difference.std() > 0.01
+    assert abs(difference.mean()) < 4 * difference.std() / 20
 
 
 def test_an_estimate_of_the_trace_has_one_value_in_evaluation():

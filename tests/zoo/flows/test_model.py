@@ -191,7 +191,7 @@ REFUSED = {
     "no temperature": (lambda m: m.sample(3, temperature=0.0), "temperature must be above 0, got 0.0"),
     "cold": (lambda m: m.sample(3, temperature=-1.0), "temperature must be above 0, got -1.0"),
     "not a number": (lambda m: m.sample(3, temperature=math.nan), "temperature must be above 0, got nan"),
-    "none": (lambda m: m.sample(0), "num_samples must be at least 1, got 0"),
+    "none": (lambda m: m.sample(0), "n must be at least 1, got 0"),
     "noise": (lambda m: m.sample(3, noise=torch.zeros(3, 5)), r"noise must have the shape \(3, 2\), got \(3, 5\)"),
     "latents": (lambda m: m.decode(torch.zeros(3, 5)), r"noise must have the shape \(N, 2\), got \(3, 5\)"),
     "labels": (lambda m: m.sample(3, labels=torch.zeros(3)), "labels must not be given: this model knows no classes"),

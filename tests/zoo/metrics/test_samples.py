@@ -43,7 +43,6 @@ def closed_form(a, b):
 def test_fid_is_its_closed_form(count):
     network, real, generated = Projection(), draw(703, 0), draw(count, 1, shift=0.3, scale=1.4)
     expected = closed_form(real.flatten(1)[:, :7], generated.flatten(1)[:, :7])
-    # statistics in float64 of float32 features; the result is rounded to float32
     assert FeatureFID(network, real)(generated) == pytest.approx(expected, rel=1e-5)
 
 

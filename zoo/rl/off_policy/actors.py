@@ -69,9 +69,14 @@ class Actor(Policy):
         return self.outputs(observations)[0]
 
     def outputs(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        x = observations.flatten(-len(self.observation_shape))
-        layer: Any  # a Linear; a list of modules says less
-        for k, layer in enumerate(self.trunk):
-            low = k and self.in_bfloat16
-            x = ((x.bfloat16() @ layer.weight.bfloat16().mT).float() + layer.bias if low else layer(x)).relu()
+        x = relu_layers(self.trunk, observations.flatten(-len(self.observation_shape)), self.in_bfloat16)
         return self.head(x), x
+
+
+def relu_layers(layers: nn.ModuleList, x: Tensor, in_bfloat16: bool) -> Tensor:
+    """ReLU after each linear layer; with `in_bfloat16` the products between hidden layers round their factors to it."""
+    layer: Any  # a Linear; a list of modules says less
+    for k, layer in enumerate(layers):
+        low = k and in_bfloat16
+        x = ((x.bfloat16() @ layer.weight.bfloat16().mT).float() + layer.bias if low else layer(x)).relu()
+    return x

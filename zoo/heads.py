@@ -1,0 +1,120 @@
+"""Conditional distributions of a grey level k = 0 ... L - 1, given what a network outputs for it.
+
+A head says how many numbers it takes for an entry (`num_parameters`), and turns these into log-probabilities in nats:
+`log_prob` of given levels, `log_probs` of all levels. `draw` samples from the latter. They sum to one over the levels,
+at any parameters, and their gradients are finite.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import UserError
+
+
+class Head(Protocol):
+    """A distribution over `levels` grey levels; parameters (..., P) -> log-probabilities."""
+
+    levels: int
+    num_parameters: int
+
+    def log_prob(self, parameters: Tensor, index: Tensor) -> Tensor:
+        """log P(k), (..., P) and whole numbers k (...) -> (...)."""
+
+    def log_probs(self, parameters: Tensor) -> Tensor:
+        """log P of every level, (..., P) -> (..., L)."""
+
+
+class Bernoulli:
+    """P(k = 1) = sigmoid(a), of two levels."""
+
+    levels, num_parameters = 2, 1
+
+    def log_prob(self, parameters: Tensor, index: Tensor) -> Tensor:
+        return F.logsigmoid(parameters[..., 0] * (2 * index - 1))
+
+    def log_probs(self, parameters: Tensor) -> Tensor:
+        return F.logsigmoid(torch.cat([-parameters, parameters], dim=-1))
+
+
+class Categorical:
+    """P(k) = softmax(a)_k: each level has a logit of its own."""
+
+    def __init__(self, levels: int) -> None:
+        self.levels = self.num_parameters = levels
+
+    def log_prob(self, parameters: Tensor, index: Tensor) -> Tensor:
+        return self.log_probs(parameters).gather(-1, index[..., None])[..., 0]
+
+    def log_probs(self, parameters: Tensor) -> Tensor:
+        return parameters.log_softmax(-1)
+
+
+class LogisticMixture:
+    """A mixture of K logistic distributions on [-1, 1], each integrated over the bin of a level.
+
+        P(k) = sum_j pi_j [F((x_k + d - mu_j) / s_j) - F((x_k - d - mu_j) / s_j)],    F the logistic function,
+        x_k = 2 k / (L - 1) - 1,    d = 1 / (L - 1) half the width of a bin
+
+    The lowest bin begins at minus infinity and the highest ends at infinity. The difference is computed as
+    F(u) F(-l) (1 - exp(-(u - l))), whose logarithm is exact for any bin, so that no approximation by a density is
+    needed. A scale is at least d / e^2, where one bin holds all but a thousandth of a component that it is centred on.
+
+    Args:
+        levels: L, at least 2.
+        components: K. A network outputs K logits of pi, K means mu and K log-scales log s.
+
+    References:
+        Salimans et al. 2017, arXiv:1701.05517, equation 2.
+    """
+
+    def __init__(self, levels: int, components: int) -> None:
+        if components < 1:
+            raise UserError(f"components must be at least 1, got {components!r}")
+        self.levels, self.num_parameters = levels, 3 * components
+
+    def log_prob(self, parameters: Tensor, index: Tensor) -> Tensor:
+        logits, mean, log_scale = parameters.chunk(3, dim=-1)
+        bins = (self.levels - 1) / 2  # to a unit of x: in bins a nearby level minus the mean is exact
+        index = index[..., None].to(mean)
+        precision = (-log_scale.clamp(-math.log(2 * bins) - 2, 7)).exp() / bins
+        distance = index - (mean + 1) * bins
+        lowest, highest = index == 0, index == self.levels - 1
+        below_top = F.logsigmoid((distance + 0.5) * precision).masked_fill(highest, 0)
+        above_bottom = F.logsigmoid((0.5 - distance) * precision).masked_fill(lowest, 0)
+        inside = (-torch.expm1(-precision)).log().masked_fill(lowest | highest, 0)
+        return (logits.log_softmax(-1) + below_top + above_bottom + inside).logsumexp(-1)
+
+    def log_probs(self, parameters: Tensor) -> Tensor:
+        index = torch.arange(self.levels, device=parameters.device)
+        return self.log_prob(parameters[..., None, :], index.expand(*parameters.shape[:-1], -1))
+
+
+def head(name: str, levels: int, components: int = 5) -> Head:
+    """The head of that name: "categorical", "logistic" (a mixture of `components`) or "bernoulli" (of two levels).
+
+    Raises:
+        UserError: if there is no such head, or it does not fit the levels.
+    """
+    if levels < 2:
+        raise UserError(f"levels must be at least 2, got {levels!r}: the data has no grid of grey levels")
+    if name == "categorical":
+        return Categorical(levels)
+    if name == "logistic":
+        return LogisticMixture(levels, components)
+    if name != "bernoulli":
+        raise UserError(f"head must be one of bernoulli, categorical, logistic, got {name!r}")
+    if levels != 2:
+        raise UserError(
+            f"head 'bernoulli' is for 2 grey levels, and the data has {levels}: use categorical or logistic"
+        )
+    return Bernoulli()
+
+
+def draw(log_probs: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+    """The level k ~ P(k)^(1/T) / Z at which the distribution function reaches u; (..., L) and u (...) -> (...)."""
+    cumulative = (log_probs / temperature).softmax(-1).cumsum(-1)
+    return (cumulative < uniform[..., None]).sum(-1).clamp(max=log_probs.shape[-1] - 1)
