@@ -5,7 +5,7 @@ guidance       the scale of guidance against the label that is read, FID, precis
 denoising      two rows a sample: x_t on its way down, and below it the network's estimate of x_0
 interpolation  images between two latents, along the arc that joins them
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
-flow           a GIF of noise on its way to the data, or of images as their noise grows
+flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
 
 Which of these there are depends on what the model can do; a wrong one is refused with the right ones. The first two
 measure (minutes; the numbers with --json), on data that a shipped classifier reads, as digits; the others take seconds.
@@ -98,6 +98,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "interpolation": lambda model: _draws_images(model) and _takes(model, "noise"),
     "inversion": lambda model: _draws_images(model) and hasattr(model, "denoiser"),
     "flow": lambda model: (
-        (hasattr(model, "path") and model.shape == (2,)) or (_draws_images(model) and _takes(model, "temperature"))
+        (hasattr(model, "path") and model.shape == (2,))
+        or (_draws_images(model) and (_takes(model, "temperature") or _takes(model, "steps", "on_step")))
     ),
 }
