@@ -33,6 +33,7 @@ MODELS = {
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
     "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
+    "table": Row("zoo.rl.tabular.table:Table", "policy"),
     "vae": Row("zoo.vae.model:VAE", "images"),
 }
 

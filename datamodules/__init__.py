@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from datamodules.densities import Densities, Points
     from datamodules.experience.module import Experience
     from datamodules.experience.off_policy import Replay
+    from datamodules.experience.tabular import TabularExperience
     from datamodules.folder import ImageFolder
     from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, MNIST5k
     from datamodules.latents import Latents
@@ -25,12 +26,14 @@ __all__ = [
     "Points",
     "Replay",
     "Shapes",
+    "TabularExperience",
 ]
 
 _FILES = {
     "densities": ("Densities", "Points"),
     "experience.module": ("Experience",),
     "experience.off_policy": ("Replay",),
+    "experience.tabular": ("TabularExperience",),
     "folder": ("ImageFolder",),
     "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST", "MNIST5k"),
     "latents": ("Latents",),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PROTOCOLS = {  # name -> module here, and function
     "accuracy": "classifier:accuracy",
+    "exact": "policy:exact",
     "density": "points:density",
     "guidance": "images:guidance",
     "guiding": "classifier:guiding",

@@ -27,6 +27,38 @@ def returns(model: Any, described: Description, *, full: bool, say: Say) -> Metr
     }
 
 
+def exact(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
+    """The expected return of a table, from the model of its environment; beside it, the episodes of `returns`."""
+    from commands.policies import environment_of
+    from datamodules.experience.environments import make
+    from datamodules.experience.episodes import MAX_STEPS
+    from datamodules.experience.planning import mdp_of, time_limit
+    from zoo.rl.tabular.mdp import epsilon_greedy, greedy
+
+    name, arguments = environment_of(described, model)
+    env = make(name, arguments)
+    try:
+        mdp, limit = mdp_of(name, env), time_limit(env) or MAX_STEPS
+    finally:
+        env.close()
+    q, starts = model.q.detach().cpu().double(), int((mdp.start > 0).sum())
+    how = (
+        f"expected sum of rewards in {name} ({_made_by(name)}) over {starts} first state{'s' * (starts > 1)}, within "
+        f"{limit:,} steps, computed from its model"
+    )
+    found = {"exact_return": (greedy(q), "greedy policy")}
+    if model.epsilon:
+        found["exploring_return"] = (
+            epsilon_greedy(q, model.epsilon),
+            f"epsilon-greedy policy, epsilon {model.epsilon:g}",
+        )
+    exactly = {
+        metric: Measurement(mdp.expected_return(policy, limit=limit), 0.0, 1, f"{what}: {how}")
+        for metric, (policy, what) in found.items()
+    }
+    return exactly | returns(model, described, full=full, say=say)
+
+
 def _made_by(environment: str) -> str:
     """The packages on whose versions a return depends, as `gymnasium 1.4.0, mujoco 3.2`."""
     import gymnasium as gym

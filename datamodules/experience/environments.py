@@ -110,8 +110,15 @@ def _within(bounds: np.ndarray[Any, Any], inwards: float) -> np.ndarray[Any, Any
 def encoder(space: gym.Space[Any]) -> Callable[[Any], np.ndarray[Any, Any]]:
     """What makes observations of a space, one or many, into float32: whole numbers one-hot, uint8 divided by 255."""
     if isinstance(space, gym.spaces.Discrete):
-        rows, start = np.eye(int(space.n), dtype=np.float32), int(space.start)
-        return lambda observations: rows[np.asarray(observations) - start]
+        size, start = int(space.n), int(space.start)
+
+        def one_hot(observations: Any) -> np.ndarray[Any, Any]:
+            index = np.asarray(observations)[..., None] - start
+            rows = np.zeros((*index.shape[:-1], size), np.float32)
+            np.put_along_axis(rows, index, 1, -1)
+            return rows
+
+        return one_hot
     if space.dtype == np.uint8:
         return lambda observations: np.asarray(observations, np.float32) / np.float32(255)
     return lambda observations: np.asarray(observations, np.float32)

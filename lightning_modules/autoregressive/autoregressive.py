@@ -16,6 +16,8 @@ PAPERS = {
     "made": "Germain et al. 2015, arXiv:1502.03509",
     "nade": "Uria et al. 2016, arXiv:1605.02226",
     "pixelcnn": "van den Oord et al. 2016, arXiv:1606.05328",
+    "transformer": "Vaswani et al. 2017, arXiv:1706.03762",
+    "wavenet": "van den Oord et al. 2016, arXiv:1609.03499",
 }
 
 
@@ -23,7 +25,8 @@ class Autoregressive(L.LightningModule):
     """Minimises -log P(x), P(x) = prod_d P(x_d | x_1 ... x_{d-1}), in nats a dimension of x.
 
     The `network` computes all conditionals in one pass: a fully visible sigmoid belief network ("fvsbn"), a masked
-    perceptron ("made"), a neural autoregressive distribution estimator ("nade"), or gated convolutions ("pixelcnn"). Of
+    perceptron ("made"), a neural autoregressive distribution estimator ("nade"), gated convolutions of the image
+    ("pixelcnn"), dilated convolutions of the sequence of pixels ("wavenet"), or causal attention ("transformer"). Of
     several orders, each training step takes one at random. Average the weights with `lightning_modules.callbacks.EMA`.
 
     Args:
@@ -31,12 +34,13 @@ class Autoregressive(L.LightningModule):
         levels: grey levels; filled in from the data.
         num_classes: of each label column; filled in from the data, and used if `class_conditional`.
         class_conditional: whether the model is P(x | label).
-        network: "fvsbn", "made", "nade" or "pixelcnn".
+        network: "fvsbn", "made", "nade", "pixelcnn", "wavenet" or "transformer".
         head: the distribution of a grey level: "categorical", "logistic" (a mixture of `components`; for many levels)
             or "bernoulli" (for two levels).
         components: of the head "logistic".
-        width: units of a hidden layer, channels of "pixelcnn".
-        depth: hidden layers of "made", layers of "pixelcnn".
+        width: units of a hidden layer, or channels.
+        depth: hidden layers; "fvsbn" has none and "nade" one.
+        heads: of the attention, of "transformer".
         orders: in which the entries are drawn, of "made"; the probabilities of an image are averaged over them.
         dropout: probability of dropping a hidden unit.
         augmentation: strength of the random rotation, scaling, shear and shift of each training image, 0 for none;
@@ -65,6 +69,7 @@ class Autoregressive(L.LightningModule):
         components: int = 5,
         width: int = 256,
         depth: int = 1,
+        heads: int = 4,
         orders: int = 1,
         dropout: float = 0.0,
         augmentation: float = 0.0,

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from zoo.autoregressive.masked import MaskedPerceptron
 from zoo.autoregressive.nade import NADE
 from zoo.autoregressive.pixelcnn import PixelCNN
+from zoo.autoregressive.transformer import Transformer
+from zoo.autoregressive.wavenet import WaveNet
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
 from zoo.heads import draw, head
 from zoo.random import normal, per_row
 
-NETWORKS = ("fvsbn", "made", "nade", "pixelcnn")
+NETWORKS = ("fvsbn", "made", "nade", "pixelcnn", "transformer", "wavenet")
 
 
 class Autoregressive(nn.Module):
@@ -33,8 +35,9 @@ class Autoregressive(nn.Module):
         network: one of NETWORKS.
         head: "categorical", "logistic" or "bernoulli"; see `zoo.heads`.
         components: of the head "logistic".
-        width: units of a hidden layer, channels of "pixelcnn".
-        depth: hidden layers of "made", layers of "pixelcnn".
+        width: units of a hidden layer, or channels.
+        depth: hidden layers; "fvsbn" has none and "nade" one.
+        heads: of the attention, of "transformer".
         orders: in which the entries are drawn, the first of them the raster order; of "made".
         dropout: probability of dropping a hidden unit.
         num_classes: of each label column, of a conditional model P(x | labels); 0 for none.
@@ -55,6 +58,7 @@ class Autoregressive(nn.Module):
         components: int = 5,
         width: int = 256,
         depth: int = 1,
+        heads: int = 4,
         orders: int = 1,
         dropout: float = 0.0,
         num_classes: int | tuple[int, ...] = 0,
@@ -76,6 +80,12 @@ class Autoregressive(nn.Module):
             self.network: Any = NADE(self.dims, outputs, width, dropout, condition)
         elif network == "pixelcnn":
             self.network = PixelCNN(image_shape, outputs, width, depth, dropout, condition)
+        elif network == "wavenet":
+            self.network = WaveNet(self.dims, outputs, width, depth, dropout, condition)
+        elif network == "transformer":
+            if heads < 1 or width % heads:
+                raise UserError(f"width must be a multiple of heads, got width {width} and heads {heads}")
+            self.network = Transformer(self.dims, outputs, width, depth, heads, dropout, condition)
         else:
             depth = depth if network == "made" else 0
             self.network = MaskedPerceptron(self.dims, outputs, width, depth, dropout, condition, orders)

@@ -16,7 +16,7 @@ from zoo.autoregressive.model import NETWORKS, Autoregressive
 from zoo.errors import UserError
 
 SHAPE, LEVELS = (2, 3, 4), 5  # channels, rows, columns
-CACHED = ("nade",)  # networks that keep what they computed for earlier entries
+CACHED = ("nade", "transformer", "wavenet")  # networks that keep what they computed for earlier entries
 
 
 def model(network: str, shape=SHAPE, levels=LEVELS, seed=0, **options) -> Autoregressive:
@@ -58,7 +58,7 @@ def dependence(made: Autoregressive, order: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("num_classes", [0, (2, 3)], ids=["unconditional", "conditional"])
 def test_an_output_sees_every_earlier_entry_and_no_other(network, num_classes):
     """Outputs up to d are equal bit for bit when entry d changes; every later one changes: there is no blind spot."""
-    found = dependence(model(network, num_classes=num_classes, depth=3))
+    found = dependence(model(network, num_classes=num_classes, depth=5))
     torch.testing.assert_close(found, torch.ones_like(found).tril(-1))
 
 
@@ -214,6 +214,7 @@ def test_mistakes_are_named():
         (lambda: model("mlp"), "network must be one of .*, got 'mlp'"),
         (lambda: model("nade", orders=2), "orders must be 1 for the network 'nade', got 2"),
         (lambda: model("nade", width=0), "must be positive"),
+        (lambda: model("transformer", heads=5), "width must be a multiple of heads, got width 12 and heads 5"),
         (lambda: Module(SHAPE, LEVELS, class_conditional=True), "the data has no classes"),
         (lambda: Module(SHAPE, LEVELS, augmentation=-1), "model.augmentation must be at least 0, got -1"),
     ):
@@ -233,3 +234,21 @@ def test_a_run_is_exported_samples_and_has_a_density(tmp_path, command, network)
     answer = command("density", exported, *options)
     assert answer.status == 0, answer.err
     assert "bits_per_dim" in answer.out
+
+
+def test_a_wavenet_sees_as_far_as_its_dilations_reach():
+    """The input of an output is the entry before it; each dilation s then doubles the places by those s before."""
+    made = model("wavenet", (1, 4, 4), 3, depth=3)
+    assert made.network.dilations == [1, 2, 4]
+    distance = torch.arange(16)[:, None] - torch.arange(16)
+    torch.testing.assert_close(dependence(made), (distance >= 1) & (distance <= 8))
+
+
+def test_attention_to_equal_keys_is_the_mean_of_the_past():
+    layer, h = model("transformer").network.layers[0], torch.randn(2, 5, 12, dtype=torch.float64)
+    with torch.no_grad():
+        layer.project.weight[:12], layer.project.bias[:12] = 0, 0  # queries
+        value = layer._project(h)[2].transpose(1, 2).flatten(2)
+        mean = value.cumsum(1) / torch.arange(1, 6, dtype=torch.float64)[:, None]
+        middle = h + layer.out(mean)
+        torch.testing.assert_close(layer(h), middle + layer.perceptron(middle))

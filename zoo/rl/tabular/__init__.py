@@ -1,0 +1,1 @@
+"""Tables: finite Markov decision processes, planning in them, and learning from their steps."""
