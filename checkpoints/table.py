@@ -28,6 +28,7 @@ MODELS = {
     "cnf": Row("zoo.flows.cnf_model:cnf", "points"),
     "glow": Row("zoo.flows.builders:glow", "points"),
     "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),
+    "image-consistency": Row("zoo.diffusion.consistency_model:ImageConsistency", "images"),
     "image-diffusion": Row("zoo.diffusion.model:ImageDiffusion", "images"),
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),

@@ -21,7 +21,7 @@ MODEL_VERBS = {
     "sample": "draw images or points from a model",
     "density": "log-probabilities of points or images under a flow, or a map of its density",
     "rollout": "play a policy: its returns, and a film of it",
-    "figure": "draw how a model samples: steps, guidance, denoising, interpolation, inversion",
+    "figure": "draw how a model samples: steps, guidance, denoising, interpolation, inversion, completion",
     "evaluate": "measure the metrics of a model's card again",
     "download": "fetch a model from the Hub, or copy a shipped one, and verify it",
     "publish": "send a model folder to the Hugging Face Hub",

@@ -18,6 +18,7 @@ from checkpoints.catalogue import PREFIX, Description, describe, shipped
 from checkpoints.locate import find
 from checkpoints.table import class_of
 from checkpoints.tasks import TASKS
+from commands.known import OPTIONS
 from commands.options import number, whole
 from zoo.errors import UserError
 
@@ -102,11 +103,14 @@ def require(described: Description, verb: str, name: str) -> None:
 
 
 def options_of(method: Callable[..., Any]) -> list[Option]:
-    """The options for the parameters of a method that have a default and are plain values, or the name of a MODEL."""
+    """The options for the parameters of a method that have a default: plain values, the name of a MODEL, files."""
     texts = documented(method)
     found = []
     for parameter in inspect.signature(method, eval_str=True).parameters.values():
         if parameter.name in FILLED or parameter.default is parameter.empty:
+            continue
+        if parameter.name in OPTIONS:  # which `commands.known.read` turns into the value of the parameter
+            found += [Option(name, settings, settings["type"]) for name, settings in OPTIONS[parameter.name].items()]
             continue
         if parameter.name == "classifier":
             option = Option(parameter.name, {"metavar": "MODEL"}, str)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.known import Given, read
 from commands.labels import classes, label
 from commands.models import Turns, library_messages, option_values
 from commands.numbers import write_numbers
@@ -54,15 +55,16 @@ def run(args: argparse.Namespace) -> int:
         classifier = args.own["classifier"] = _classifier(args.own["classifier"], device)
     hint = "name a --classifier, or leave them out" if "classifier" in option_values(args) else "leave them out"
     labels = classes(args, model, classifier, hint)
+    given = read(args, model.shape) if "known" in option_values(args) else Given()
     if args.compile and not hasattr(model, "network"):
         raise UserError(f"--compile has no meaning for {args.model!r}, which has no network of its own: leave it out")
     if hasattr(model, "network"):
         speed_up(model.network, device, args.precision, args.compile)
-    steps = option_values(args).get("steps")
+    steps = given.steps(option_values(args).get("steps"))
     calls = _Calls(model)
     start = time.perf_counter()
     with Progress(args.num_samples, steps or 1) as progress:
-        samples = _draw(args, model, labels, calls, progress)
+        samples = _draw(args, model, labels, given, calls, progress)
     seconds = time.perf_counter() - start
     columns = args.described.data.get("columns") or []  # names of a table
     write_samples(samples, args.output, ",".join(map(str, columns)))
@@ -74,7 +76,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(
-    args: argparse.Namespace, model: Any, labels: "Tensor | None", calls: "_Calls", progress: "Progress"
+    args: argparse.Namespace,
+    model: Any,
+    labels: "Tensor | None",
+    given: Given,
+    calls: "_Calls",
+    progress: "Progress",
 ) -> "Tensor":
     """The samples in batches, on the CPU."""
     import torch
@@ -84,7 +91,7 @@ def _draw(
     whole = args.precision == "bf16" and not hasattr(model, "network")
     batches = []
     for turn in torch.arange(args.num_samples).split(BATCH if len(model.shape) == 3 else POINTS):
-        options = {name: _in_turn(value, turn) for name, value in args.own.items()}
+        options = {name: _in_turn(value, turn) for name, value in args.own.items()} | given.arguments(turn)
         if "on_step" in inspect.signature(args.method).parameters:
             options["on_step"] = lambda *_, count=len(turn): progress.advance(count)  # noqa: B008
         asked = None if labels is None else labels[turn % len(labels)]

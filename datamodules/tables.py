@@ -47,7 +47,7 @@ def read_table(path: str | Path, option: str) -> tuple[Tensor, tuple[str, ...]]:
             numbers, names = _read_csv(Path(path))
     except (OSError, ValueError, EOFError, MemoryError, csv.Error) as error:
         raise UserError(f"{what} cannot be read as numbers: {one_line(str(error))}") from None
-    if numbers.dtype.kind not in "fiu":
+    if numbers.dtype.kind not in "fiub":
         raise UserError(f"{what} must hold real numbers, got {numbers.dtype}")
     if not numbers.ndim or not numbers.size:
         raise UserError(f"{what} must hold at least one row of numbers, got an array of shape {numbers.shape}")

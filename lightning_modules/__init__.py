@@ -4,6 +4,7 @@ from lightning_modules.autoregressive.autoregressive import Autoregressive
 from lightning_modules.classifier import Classifier
 from lightning_modules.diffusion.classifier_free import ClassifierFree
 from lightning_modules.diffusion.classifier_guidance import ClassifierGuidance
+from lightning_modules.diffusion.consistency import ConsistencyModel
 from lightning_modules.diffusion.ddim import DDIM
 from lightning_modules.diffusion.ddpm import DDPM
 from lightning_modules.diffusion.score_matching import ScoreMatching
@@ -34,6 +35,7 @@ __all__ = [
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
+    "ConsistencyModel",
     "Glow",
     "RealNVP",
     "ScoreMatching",

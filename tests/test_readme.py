@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import checkpoints
 from commands.main import MODEL_VERBS, TRAINING_VERBS, WITH_MODEL_OPTIONS, Parser
@@ -93,7 +94,7 @@ def is_quick(arguments: list[str]) -> bool:
             return True
         case ["sample" | "density" | "rollout" | "download", model, *_]:
             return model in checkpoints.shipped()
-        case ["figure", "flow" | "denoising" | "interpolation" | "inversion", model, *_]:
+        case ["figure", "flow" | "denoising" | "interpolation" | "inversion" | "completion", model, *_]:
             return model in checkpoints.shipped()
     return False
 
@@ -180,8 +181,22 @@ def test_shown_options_exist(command, options):
             assert value.strip("[]").split(",")[0] in answer.out
 
 
+def write_pictures(folder, words):
+    """The pictures that a command reads, of the size of the model's images; white below."""
+    for name in ("--inpaint", "--mask", "--colour", "--enlarge", "--edit"):
+        if name in words:
+            config = json.loads((checkpoints.find(words[1]) / "config.json").read_text())
+            _, height, width = config["arguments"]["image_shape"]
+            picture = Image.new("L", (width, height))
+            picture.paste(255, (0, height // 2, width, height))
+            if name == "--enlarge":
+                picture = picture.resize((width // 2, height // 2))
+            picture.save(folder / option(words, name))
+
+
 def run(command, folder, words):
     (folder / "docs").mkdir()
+    write_pictures(folder, words)
     answer = command(*words)
     assert answer.status == 0, answer.err
     assert answer.out

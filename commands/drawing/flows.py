@@ -181,12 +181,16 @@ def _denoised_frames(model: Any, seed: int) -> list[Any]:
 def _image_frames(model: Any, seed: int) -> list[Any]:
     from zoo.pictures import image_grid
 
-    labels = torch.arange(36) % model.labels[0] if model.labels else None
+    small = model.shape[-1] <= 16
+    columns, scale = (6, 4) if small else (4, max(1, 56 // model.shape[-1]))
+    count = columns**2
+    labels = torch.arange(count) % model.labels[0] if model.labels else None
     frames = []
     for i in range(FRAMES):
         # the same noise in each, from nearly nothing, the likeliest noise, to all of it
         generator, temperature = torch.Generator().manual_seed(seed), max(1e-3, i / (FRAMES - 1))
-        frames.append(
-            image_grid(model.sample(36, labels=labels, generator=generator, temperature=temperature).cpu(), 6, 4)
-        )
+        images = model.sample(count, labels=labels, generator=generator, temperature=temperature).cpu()
+        if not small:  # as few shades as keep the file small
+            images = (images * (COLOURS - 1) / 2).round() * (2 / (COLOURS - 1))
+        frames.append(image_grid(images, columns, scale))
     return frames

@@ -1,4 +1,4 @@
-"""Grids of images by their latents: on the way down, between two, and there and back."""
+"""Grids of images: on the way down, between two latents, there and back, and from what is known of one."""
 
 import argparse
 from typing import Any
@@ -8,13 +8,14 @@ from torch import Tensor
 
 from checkpoints.catalogue import Description
 from commands.drawing.panels import Panel, draw
-from commands.labels import class_names, every_class
+from commands.labels import class_names, every_class, has_null_label
 from commands.measures.common import data_for
 
 STEPS = 50  # of a sampler, or as many as the model has
 SAMPLES, TIMES = 4, 10  # of the denoising picture: samples, and columns
 PAIRS, BETWEEN = 6, 9  # of the interpolation: rows, and images in each
 IMAGES, INVERTED = 10, (10, 50, 200)  # of the inversion: images, and steps
+GIVEN, COMPLETED = 8, 3  # of the completion: images, and samples of each
 Numbers = list[dict[str, Any]]
 
 
@@ -80,6 +81,33 @@ def inversion(model: Any, args: argparse.Namespace) -> Numbers:
     columns = [name.replace(" ", "\n") for name in _texts(labels, args.described, counts)]
     draw(args.output, [Panel(title, torch.cat(rows), IMAGES, names, columns)])
     return numbers
+
+
+def completion(model: Any, args: argparse.Namespace) -> Numbers:
+    """Eight test images, their upper halves, and three samples that keep these; of colours, also from the greys."""
+    from zoo.diffusion.inverse import averages, inpainting
+
+    data = data_for(model, args.described)
+    images, labels = data.images("test")[:GIVEN], data.labels("test")[:GIVEN] if _needs_labels(model) else None
+    mask = torch.zeros(images.shape[-2:], dtype=torch.bool)
+    mask[len(mask) // 2 :] = True
+    upper, grey = images.masked_fill(mask, 0), images.mean(1, keepdim=True)
+    shown = [("lower halves filled in", "upper half", upper, inpainting(images, mask))]
+    if model.shape[0] == 3:
+        shown.append(("colours for greys", "grey", grey.expand_as(images), averages(grey, model.shape)))
+    panels = []
+    options = {"sampler": "dpm++2m-sde", "steps": min(20, model.process.num_timesteps), "labels": labels}
+    generator = torch.Generator().manual_seed(args.seed)
+    for title, name, part, known in shown:
+        drawn = [model.sample(GIVEN, known=known, generator=generator, **options).cpu() for _ in range(COMPLETED)]
+        names = ["real", name, *[""] * COMPLETED]
+        panels.append(Panel(f"{args.model}: {title}", torch.cat([images, part, *drawn]), GIVEN, names))
+    draw(args.output, panels)
+    return []
+
+
+def _needs_labels(model: Any) -> bool:
+    return bool(model.labels) and not has_null_label(model)
 
 
 def _options(model: Any) -> dict[str, Any]:

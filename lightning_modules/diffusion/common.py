@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_modules.trainer.construct import construct
 from lightning_modules.trainer.log import log_rarely
+from zoo.diffusion.consistency_model import ImageConsistency
 from zoo.diffusion.losses import min_snr_weight
 from zoo.diffusion.model import ImageDiffusion
 from zoo.diffusion.process import NoiseProcess
@@ -92,11 +93,11 @@ def test_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
     module.log("test/bits_per_dim", bits.mean(), batch_size=len(images), sync_dist=True)
 
 
-def draw(model: ImageDiffusion, batch: tuple[Tensor, Tensor], **options: Any) -> Tensor:
+def draw(model: ImageDiffusion | ImageConsistency, batch: tuple[Tensor, Tensor], **options: Any) -> Tensor:
     """Latents x_T (B, C, H, W) and their indices (B,) -> images, by default of all classes in turn.
 
     Args:
-        options: of `ImageDiffusion.sample`.
+        options: of the model's `sample`.
     """
     latents, index = batch
     options = {"labels": model.labels_in_turn(index)} | options

@@ -30,7 +30,8 @@ class Glow(L.LightningModule):
         checkerboards: couplings by checkerboard masks before the first scale, as in Real NVP.
         base: "normal" or "logistic".
         alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
-        pooling: of images, counts of all pixels' histogram in each pixel's own at the start; see there.
+        pooling: 0 to learn the pixels' histograms from equal bins; else they start with the training images' counts,
+            and that many of all pixels together; see there.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant", or "cosine" to fall to 0 at the end of the run.
         weight_decay: of AdamW.
@@ -74,7 +75,11 @@ class Glow(L.LightningModule):
         self.save_hyperparameters()
         self.model = likelihood.density(self, "glow")
 
-    setup = likelihood.fit_statistics
+    def setup(self, stage: str) -> None:
+        """As `likelihood.fit_statistics`, if `pooling` is above 0."""
+        if self.hparams["pooling"] > 0:
+            likelihood.fit_statistics(self, stage)
+
     training_step = likelihood.training_step
     validation_step = likelihood.validation_step
     test_step = likelihood.test_step

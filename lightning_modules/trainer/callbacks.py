@@ -67,7 +67,7 @@ class SamplePictures(Callback):
 
     Args:
         num_samples: images a picture.
-        steps: of a model that takes steps; as many as it was trained with, if these are fewer.
+        steps: of a diffusion model's sampler; as many as it was trained with, if these are fewer.
         every_n_validations: draw after each n-th validation only.
     """
 
@@ -91,7 +91,7 @@ class SamplePictures(Callback):
             return
         model: Any = pl_module.model
         options: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
-        if "steps" in inspect.signature(model.sample).parameters:
+        if {"steps", "sampler"} <= inspect.signature(model.sample).parameters.keys():
             options["steps"] = min(self.steps, model.process.num_timesteps)
         if model.labels:
             index = torch.arange(self.num_samples) % math.prod(model.labels)

@@ -32,7 +32,8 @@ def size(path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "columns", "rows"), [("denoising", 10, 8), ("interpolation", 9, 6), ("inversion", 10, 2)]
+    ("kind", "columns", "rows"),
+    [("denoising", 10, 8), ("interpolation", 9, 6), ("inversion", 10, 2), ("completion", 8, 5)],
 )
 @pytest.mark.parametrize("name", ["plain", "guided"])
 def test_grids(command, request, tmp_path, kind, columns, rows, name):
@@ -85,7 +86,7 @@ def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, gui
     options = ("--output", tmp_path / "a.png", "--draws", 1, "--json")
     answer = command("figure", "guidance", plain, *options)
     assert (answer.status, answer.out) == (2, "")
-    assert "has no figure 'guidance'; it has steps, denoising, interpolation, inversion, flow" in answer.err
+    assert "has no figure 'guidance'; it has steps, denoising, interpolation, inversion, completion, flow" in answer.err
     assert not (tmp_path / "a.png").exists()
     short = save_diffusion(tmp_path / "short", **SMALL | {"num_timesteps": 50}, num_classes=10, null_label=True)
     points = json.loads(command("figure", "guidance", short, *options).out)["points"]

@@ -170,7 +170,7 @@ class ImageDiffusion(nn.Module):
             classifier: A noisy classifier, (x_t, t) -> logits, that guides a model without labels of its own.
             known: What the images agree with: `inpainting` or `averages` of `zoo.diffusion.inverse`.
             edit: An image (C, H, W), or one a sample, to start from, and how strongly it is changed, above 0 to 1.
-            repeats: Walks over each tenth of the steps if something is known: more of them fit the rest to it better.
+            repeats: Walks over each tenth of the steps where something is known: more fit what is drawn to it better.
             noise: Standard normal latents (n, C, H, W) to start from, instead of drawing them.
             on_step: Called after each step with the time just reached, x there, and the estimate of x_0 that led there.
 
