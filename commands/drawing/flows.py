@@ -3,28 +3,20 @@
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from checkpoints.whole import written_whole
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.image import AxesImage
-
-    from datamodules import Densities
-    from zoo.flows.model import Flow
 
 SIDE = 220  # pixels of a map and of an animation
 BATCH = 10_000  # points at once
 ANIMATED = 4000  # points
 FRAMES, PAUSE = 36, 8  # of an animation, and how many of them stand still at the end
 COLOURS = 12  # shades of an animation: a GIF of few is small
-Pixels = NDArray[np.uint8]  # (height, width, 3)
+DENOISED, SHADES = 28, 8  # steps of a denoising animation, and shades of each colour
 
 
 def write_scatter(points: Tensor, path: Path) -> None:
@@ -55,7 +47,7 @@ def write_map(path: Path, title: str, log_density: Callable[[Tensor], Tensor], b
         figure.savefig(beside, dpi=120)
 
 
-def write_comparison(path: Path, name: str, data: "Densities", model: "Flow") -> None:
+def write_comparison(path: Path, name: str, data: Any, model: Any) -> None:
     """True density, learned density and samples side by side, on the same box and the same scale of colours."""
     from matplotlib.figure import Figure
 
@@ -72,14 +64,18 @@ def write_comparison(path: Path, name: str, data: "Densities", model: "Flow") ->
         figure.savefig(beside, dpi=100)
 
 
-def write_animation(path: Path, model: "Flow", seed: int = 0) -> None:
-    """A GIF: points carried from the base through the layers, or through time; images as their noise grows from 0.
+def write_animation(path: Path, model: Any, seed: int = 0) -> None:
+    """A GIF: points carried from the base through the layers, or through time; images as they are denoised, or those of
+    a flow as their noise grows from 0.
 
     Between two layers the points go in a straight line.
     """
     from PIL import Image
 
-    frames = _image_frames(model, seed) if len(model.shape) == 3 else _point_frames(model, seed)
+    if len(model.shape) == 1:
+        frames = _point_frames(model, seed)
+    else:
+        frames = _denoised_frames(model, seed) if hasattr(model, "denoiser") else _image_frames(model, seed)
     pictures = [Image.fromarray(frame) for frame in [*frames, *[frames[-1]] * PAUSE]]
     with written_whole(path) as beside, beside.open("wb") as file:
         pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=80, loop=0, optimize=True)
@@ -117,15 +113,13 @@ def _grid(box: Tensor, side: int) -> Tensor:
     return torch.stack([x.repeat(side), y.repeat_interleave(side)], dim=1).float()
 
 
-def _map(axes: "Axes", log_density: Callable[[Tensor], Tensor], box: Tensor, *limits: float) -> "AxesImage":
+def _map(axes: Any, log_density: Callable[[Tensor], Tensor], box: Tensor, *limits: float) -> Any:
     density = log_density(_grid(box, SIDE)).exp().view(SIDE, SIDE).numpy()
     low, high = limits or (0.0, float(density.max()))
-    (left, bottom), (right, top) = box.tolist()
-    extent = (left, right, bottom, top)
-    return axes.imshow(density, origin="lower", extent=extent, vmin=low, vmax=high, cmap="magma")
+    return axes.imshow(density, origin="lower", extent=box.T.flatten().tolist(), vmin=low, vmax=high, cmap="magma")
 
 
-def _scatter(axes: "Axes", points: Tensor, box: Tensor | None = None) -> None:
+def _scatter(axes: Any, points: Tensor, box: Tensor | None = None) -> None:
     x, y = points[:20_000].numpy().T
     axes.scatter(x, y, s=3, color="#4c1d6b", linewidths=0, alpha=0.35)
     if box is not None:
@@ -133,7 +127,7 @@ def _scatter(axes: "Axes", points: Tensor, box: Tensor | None = None) -> None:
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
 
 
-def _point_frames(model: "Flow", seed: int) -> list[Pixels]:
+def _point_frames(model: Any, seed: int) -> list[Any]:
     labels = torch.arange(ANIMATED) % model.labels[0] if model.labels else None
     points = model.sample(ANIMATED, labels=labels, generator=torch.Generator().manual_seed(seed))
     way = [stop.cpu() for stop in reversed(model.path(points, labels))]
@@ -153,7 +147,7 @@ def _point_frames(model: "Flow", seed: int) -> list[Pixels]:
     return frames
 
 
-def _dots(points: Tensor, box: Tensor) -> Pixels:
+def _dots(points: Tensor, box: Tensor) -> Any:
     """A square picture, uint8 (SIDE, SIDE, 3), darker where more points are."""
     import matplotlib
 
@@ -166,7 +160,25 @@ def _dots(points: Tensor, box: Tensor) -> Pixels:
     return (matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)
 
 
-def _image_frames(model: "Flow", seed: int) -> list[Pixels]:
+def _denoised_frames(model: Any, seed: int) -> list[Any]:
+    """x_t on its way down, in few shades: a GIF of noise is large."""
+    from zoo.pictures import image_grid
+
+    columns, rows = 6, 4
+    labels = model.labels_in_turn(torch.arange(columns * rows))
+    steps, seen = min(DENOISED, model.process.num_timesteps), []
+
+    def watch(t: int, x: Tensor, x0: Tensor) -> None:
+        seen.append(x / torch.hypot(*(torch.as_tensor(scale) for scale in model.process.at(t))))
+
+    generator = torch.Generator().manual_seed(seed)
+    options = {"sampler": "ddim", "steps": steps, "spacing": "trailing"}
+    model.sample(columns * rows, labels=labels, generator=generator, on_step=watch, **options)
+    shades = [((x.cpu().clamp(-1, 1) + 1) * (SHADES - 1) / 2).round() * 2 / (SHADES - 1) - 1 for x in seen]
+    return [image_grid(x, columns, max(1, 56 // model.shape[-1])) for x in shades]
+
+
+def _image_frames(model: Any, seed: int) -> list[Any]:
     from zoo.pictures import image_grid
 
     small = model.shape[-1] <= 16
