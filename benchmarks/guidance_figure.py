@@ -29,8 +29,9 @@ def main() -> None:
     parser.add_argument("model", help="a shipped model that is measured by the protocol of guidance")
     parser.add_argument("--output", type=Path, default=Path("guidance.png"))
     args = parser.parse_args()
-    numbers = numbers_of(read_json(find(args.model) / RESULTS)["metrics"])
-    plot_guidance(args.output, numbers, f"{args.model}: the numbers of its card, by the scale of guidance")
+    folder = find(args.model)
+    numbers = numbers_of(read_json(folder / RESULTS)["metrics"])
+    plot_guidance(args.output, numbers, f"{folder.resolve().name}: the numbers of its card, by the scale of guidance")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ def plot_guidance(path: Path, numbers: Numbers, title: str) -> None:
         right = axes.twinx()
         ratios = [point["fid_ratio"] for point in numbers]
         right.plot(scales, ratios, marker="s", markersize=4, color="0.4", linestyle="--", label="FID (right)")
-        right.set(ylabel="FID over training images'", ylim=(0, None))
+        right.set_yscale("log", base=2)  # unguided samples may be ten times as far off as guided ones
+        right.yaxis.set_major_formatter("{x:g}")
+        right.set(ylabel="FID over training images'")
         lines = [*axes.get_lines(), *right.get_lines()]
         texts = [line.get_label() for line in lines]
         axes.figure.legend(lines, texts, frameon=False, loc="outside lower center", ncols=4)
