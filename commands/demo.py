@@ -1,6 +1,6 @@
-"""Train a small diffusion model on hand-written digits for about five minutes, then draw each digit with it.
+"""Train a small diffusion model on handwritten digits for about five minutes, and sample each digit from it.
 
-Writes samples.png: real digits, what the new model draws, what the shipped model draws, a row a digit.
+Writes samples.png: real digits, samples of the new model, samples of the shipped model, one row for each digit.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from zoo.errors import UserError
 
 SHIPPED, JUDGE = "cfg-mnist5k", "classifier-mnist5k"
 DRAWN = {"guidance_scale": 1.5, "steps": 20}
-MARK = ".demo"  # stands in the folders that a demo may replace: a training run is never one of them
+MARK = ".demo"  # marks a folder that a demo may replace; a training run never has this file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from commands.training.runs import LAST, read_checkpoint
     from datamodules import MNIST5k
 
-    print("Training a diffusion model on 4,000 hand-written digits, about five minutes ...", file=sys.stderr)
+    print("Training a diffusion model on 4,000 handwritten digits, about five minutes ...", file=sys.stderr)
     status = train.run("fit", ["--config", "demo", "--trainer.default_root_dir", str(folder)])
     if status:
         return status
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         panels.append((f"{title}\n{JUDGE} reads {read} of 100 as asked", images))
     picture = folder / "samples.png"
     draw_panels(picture, panels)
-    print(f"\nLook at {picture}: real digits, digits that your model draws, digits that the shipped model draws.")
+    print(f"\nLook at {picture}: real digits, samples of your model, samples of the shipped model.")
     print(
         f"Learning curves: {folder / 'curves.png'}.  Next: `lightning-zoo sample {SHIPPED} --labels 7 --output 7.png`"
     )
@@ -63,15 +63,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare(folder: Path) -> None:
-    """Makes an empty folder for the demo, in place of an earlier demo only."""
+    """Makes an empty folder for the demo; the only content that it replaces is an earlier demo."""
     try:
         if (folder / MARK).is_file():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise UserError(
-                f"--folder {str(folder)!r} holds something that is not an earlier demo: choose another folder"
-            )
+            raise UserError(f"--folder {str(folder)!r} is not empty, and not an earlier demo: choose another folder")
         (folder / MARK).touch()
     except OSError as error:
         raise UserError(f"--folder {str(folder)!r} cannot be used: {error.strerror or error}") from None

@@ -112,7 +112,8 @@ def score(model: Any, described: Description, *, full: bool, say: Say) -> Metric
     data = data_for(model, described)
     images = data.images("test")
     test, draws = images[affordable(images)], 2 if full else 1
-    generator, bits = torch.Generator().manual_seed(0), []
+    generator = torch.Generator().manual_seed(0)
+    bits: list[float] = []
     for x0 in in_batches(test, device_of(model)):
         say(f"likelihood: image {len(bits)} of {len(test)}")
         nats = model.log_likelihood(x0, levels=data.levels, draws=draws, steps=LIKELIHOOD_STEPS, generator=generator)

@@ -20,6 +20,8 @@ TINY = {
     "--trainer.log_every_n_steps": 1,
     "--trainer.accelerator": "cpu",
     "--trainer.enable_progress_bar": "false",
+    "--trainer.callbacks.num_samples": 4,
+    "--trainer.callbacks.steps": 3,
 }
 
 
@@ -61,7 +63,7 @@ def test_an_interrupted_training_is_handed_on(command, monkeypatch, tmp_path):
 def test_a_folder_that_is_no_demo_is_untouched(refused, tmp_path, name):
     """Not even that of a training run, which looks like a demo but for its mark."""
     (tmp_path / name).write_text("precious")
-    assert "holds something that is not an earlier demo" in refused("demo", "--folder", tmp_path)
+    assert "is not empty, and not an earlier demo" in refused("demo", "--folder", tmp_path)
     assert (tmp_path / name).read_text() == "precious"
     assert len([*tmp_path.iterdir()]) == 1
 

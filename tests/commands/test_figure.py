@@ -9,6 +9,7 @@ from PIL import Image
 
 import checkpoints
 import commands.drawing.sweeps
+from datamodules import Digits
 from tests.conftest import save_diffusion
 from zoo.pictures import image_grid
 
@@ -23,6 +24,13 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def guided(tmp_path_factory):
     return save_diffusion(tmp_path_factory.mktemp("figure") / "guided", num_classes=10, null_label=True, **SMALL)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Sixty images in each split: enough to see that what untrained models draw is nothing like them."""
+    monkeypatch.setattr(Digits, "images", lambda self, split, images=Digits.images: images(self, split)[:60])
+    monkeypatch.setattr(Digits, "labels", lambda self, split, labels=Digits.labels: labels(self, split)[:60])
 
 
 def size(path):
@@ -65,7 +73,7 @@ def test_a_denoising_film_starts_at_noise_and_ends_at_the_samples(command, guide
     assert np.abs(last - expected).max() < 20
 
 
-def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch):
+def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch, few):
     monkeypatch.setattr(commands.drawing.sweeps, "STEPS", (2, 20, 1000))
     answer = command("figure", "steps", plain, "--output", tmp_path / "a.png", "--draws", 1, "--json")
     points = json.loads(answer.out)["points"]
@@ -80,7 +88,7 @@ def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatc
     assert size(tmp_path / "a.png") == (840, 540)
 
 
-def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch):
+def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch, few):
     monkeypatch.setattr(commands.drawing.sweeps, "SWEPT", (0.0, 2.0))
     monkeypatch.setattr("commands.measures.common.DRAWS", 2)
     options = ("--output", tmp_path / "a.png", "--draws", 1, "--json")
