@@ -34,7 +34,7 @@ BARRED = {
     "checkpoints": {"lightning", "torchvision", "torchmetrics", "gymnasium", "matplotlib", "sklearn", "argparse"},
     "cli": {"torch", "lightning"},
 }
-ZOO_MAY = {"torch", "numpy", "torchdiffeq", "scipy"}
+ZOO_MAY = {"torch", "torchmetrics", "numpy", "torchdiffeq", "scipy"}
 FILES_AND_NETWORK = {
     "os", "io", "pathlib", "shutil", "tempfile", "glob", "json", "csv", "pickle", "socket", "urllib", "http", "ssl",
     "subprocess", "sqlite3", "shelve", "importlib",

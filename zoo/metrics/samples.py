@@ -1,10 +1,12 @@
 """Distances between a set of generated samples and a set of real ones, in the feature space of any network.
 
-A value is comparable only with the same network, sample sizes and split: report them with it.
+FID itself is torchmetrics' `FrechetInceptionDistance`. A value is comparable only with the same network, sample sizes
+and split: report them with it.
 """
 
 import torch
 from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from zoo.errors import UserError
 
@@ -23,10 +25,19 @@ def features_of(network: nn.Module, images: Tensor) -> Tensor:
     return features
 
 
+class _Features(nn.Module):
+    """What torchmetrics takes for a network: it is given features, and returns them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) between Gaussians fitted to two sets of features.
-
-    The eigenvalues of S_a S_b are those of the symmetric S_a^(1/2) S_b S_a^(1/2).
 
     Args:
         a, b: (N, F) and (M, F).
@@ -34,12 +45,10 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     References:
         Heusel et al. 2017, arXiv:1706.08500, eq. 6.
     """
-    a, b = a.double(), b.double()
-    cov_a, cov_b = (torch.cov(features.T).view(features.shape[1], -1) for features in (a, b))
-    variances, directions = torch.linalg.eigh(cov_a)
-    root = directions * variances.clamp(min=0).sqrt() @ directions.T
-    shared = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * shared).item()
+    metric = FrechetInceptionDistance(_Features(a.shape[1]))
+    metric.update(a.double(), real=True)
+    metric.update(b.double(), real=False)
+    return metric.compute().item()
 
 
 class FeatureFID:
