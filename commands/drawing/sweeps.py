@@ -3,15 +3,19 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.whole import written_whole
 from commands.labels import has_null_label
 from commands.measures.common import Measurement, data_for, draw_samples, few_steps, in_words, mean, say
+from commands.measures.images import SMALL
 from commands.measures.judge import Judge
 
+if TYPE_CHECKING:
+    from zoo.diffusion.model import ImageDiffusion
+
 STEPS = (5, 10, 20, 50, 100, 1000)
-SWEPT = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # scales of guidance
+SWEPT = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)  # scales of guidance
 LINES = {  # sampler -> its spacing
     "ddpm": "trailing",
     "ddim": "trailing",
@@ -19,19 +23,20 @@ LINES = {  # sampler -> its spacing
     "dpm++2m": "trailing",
     "dpm++2m-sde": "trailing",
 }
-SLOW = ("ddpm", "ddim")  # the others have nothing left to gain beyond 100 steps
+SLOW = ("ddpm", "ddim")  # these gain from more steps
 Numbers = list[dict[str, Any]]
 
 
-def steps(model: Any, args: argparse.Namespace) -> Numbers:
+def steps(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Each sampler at each number of steps: its FID over that of training images."""
     by_label = bool(model.labels) and not has_null_label(model)
     judge = Judge(data_for(model, args.described), by_label=by_label)
     labels = judge.labels if by_label else None
+    most = (100, 1000) if len(judge.test[0].flatten()) <= SMALL else (20, 50)  # steps of the fast, of the slow
     numbers: Numbers = []
     for sampler, spacing in LINES.items():
         for count in STEPS:
-            if count > model.process.num_timesteps or (count > 100 and sampler not in SLOW):
+            if count > min(model.process.num_timesteps, most[sampler in SLOW]):
                 continue
             found = []
             for draw in range(args.draws):
@@ -51,13 +56,13 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
             axes.errorbar(cost, height, yerr=errors, label=sampler, marker="o", markersize=4, capsize=2)
         axes.axhline(1, color="0.6", linewidth=1, linestyle=":")
         axes.set(xscale="log", yscale="log", xlabel="network evaluations a sample", ylabel="FID over training images'")
-        axes.legend(frameon=False)
+        axes.figure.legend(frameon=False, loc="outside lower center", ncols=5)
 
     _plot(args.output, plot, f"{args.model}: {len(judge.test)} samples, {args.draws} draws")
     return numbers
 
 
-def guidance(model: Any, args: argparse.Namespace) -> Numbers:
+def guidance(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Each scale: the share of samples that read as the label asked for, FID, precision, recall."""
     judge = Judge(data_for(model, args.described), by_label=True)
     few = few_steps(model)
@@ -73,22 +78,31 @@ def guidance(model: Any, args: argparse.Namespace) -> Numbers:
         point |= {name: mean([getattr(scores, name) for scores in found]) for name in ("precision", "recall")}
         numbers.append(point)
 
+    title = f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws{in_words(model, few)}"
+    plot_guidance(args.output, numbers, title)
+    return numbers
+
+
+def plot_guidance(path: Path, numbers: Numbers, title: str) -> None:
+    """Curves over "guidance_scale": "asked_label", "precision" and "recall", where they are there, and "fid_ratio"."""
+
     def plot(axes: Any) -> None:
         scales = [point["guidance_scale"] for point in numbers]
         for name, text in (("asked_label", "label asked for"), ("precision", "precision"), ("recall", "recall")):
-            axes.plot(scales, [point[name] for point in numbers], marker="o", markersize=4, label=text)
+            if name in numbers[0]:
+                axes.plot(scales, [point[name] for point in numbers], marker="o", markersize=4, label=text)
         axes.set(xlabel="guidance scale (0 unconditional, 1 conditional)", ylabel="share of samples", ylim=(0, 1.05))
         right = axes.twinx()
         ratios = [point["fid_ratio"] for point in numbers]
         right.plot(scales, ratios, marker="s", markersize=4, color="0.4", linestyle="--", label="FID (right)")
-        right.set(ylabel="FID over training images'", ylim=(0, None))
+        right.set_yscale("log", base=2)  # unguided samples may be ten times as far off as guided ones
+        right.yaxis.set_major_formatter("{x:g}")
+        right.set(ylabel="FID over training images'")
         lines = [*axes.get_lines(), *right.get_lines()]
-        axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
+        texts = [line.get_label() for line in lines]
+        axes.figure.legend(lines, texts, frameon=False, loc="outside lower center", ncols=4)
 
-    _plot(
-        args.output, plot, f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws{in_words(model, few)}"
-    )
-    return numbers
+    _plot(path, plot, title)
 
 
 def _plot(path: Path, plot: Callable[[Any], None], title: str) -> None:

@@ -105,9 +105,12 @@ def few_steps(model: Any) -> dict[str, Any]:
 def in_words(model: Any, options: dict[str, Any]) -> str:
     """How a diffusion model is sampled, with its defaults where an option is not given."""
     known = inspect.signature(model.sample).parameters
-    if "sampler" not in known:
+    if "steps" not in known:
         return ""
-    sampler, steps = (options.get(name, known[name].default) for name in ("sampler", "steps"))
+    steps = options.get("steps", known["steps"].default)
+    if "sampler" not in known:  # a consistency model
+        return f", {steps} step{'s' * (steps > 1)}"
+    sampler = options.get("sampler", known["sampler"].default)
     return f", {steps} steps of {sampler}" + f", {options.get('spacing')} spacing" * ("spacing" in options)
 
 

@@ -24,15 +24,16 @@ from zoo.rl.tabular.mdp import MDP, improve
 from zoo.rl.types import Spaces
 
 METHODS = ("value_iteration", "policy_iteration", *LEARNERS)
-PAPERS = {
+PAPERS = {  # method -> what its cards cite
     "value_iteration": "Bellman 1957, Dynamic Programming",
     "policy_iteration": "Howard 1960, Dynamic Programming and Markov Processes",
     "td0": "Sutton 1988, doi:10.1007/BF00115009",
     "sarsa": "Rummery and Niranjan 1994, CUED/F-INFENG/TR 166",
     "q_learning": "Watkins and Dayan 1992, doi:10.1007/BF00992698",
     "double_q_learning": "van Hasselt 2010, Double Q-learning",
+    "monte_carlo_first_visit": "Sutton and Barto 2018, Reinforcement Learning",
+    "monte_carlo_every_visit": "Sutton and Barto 2018, Reinforcement Learning",
 }
-BOOK = "Sutton and Barto 2018, Reinforcement Learning"
 
 
 class Tabular(L.LightningModule):
@@ -70,6 +71,7 @@ class Tabular(L.LightningModule):
         chapters 4 to 6.
     """
 
+    papers = PAPERS
     env_steps: Tensor
     q: Tensor
     second: Tensor
@@ -98,7 +100,7 @@ class Tabular(L.LightningModule):
         _check(self.hparams)
         if len(spaces["num_actions"]) != 1 or len(spaces["observation_shape"]) != 1:
             raise UserError(f"a table takes one Discrete observation and one Discrete action, got {spaces}")
-        self.paper = PAPERS.get(method, BOOK)
+        self.paper = PAPERS[method]
         last = epsilon if final_epsilon is None else final_epsilon
         plans = method in ("value_iteration", "policy_iteration")
         self.model = construct(self, "table", **spaces, epsilon=0.0 if plans else last)
@@ -122,6 +124,7 @@ class Tabular(L.LightningModule):
         start_clock(self)
 
     def on_train_start(self) -> None:
+        """Takes up the tables where they are, zeros or those of a checkpoint."""
         names = ("gamma", "epsilon", "step_size", "step_power")
         options = {name: self.hparams[name] for name in names}
         self.learner = Learner(self.q, self.second, self.visits, **options)
@@ -135,7 +138,9 @@ class Tabular(L.LightningModule):
             statistics = self.learn(batch)
             count = batch.steps
         else:
-            statistics, count = self.plan(batch)
+            statistics, count, converged = self.plan(batch)
+            if converged:
+                self.trainer.should_stop = True
         change = float((self.model.q - before).abs().max())
         count_env_steps(self, torch.tensor(count))
         returns, lengths = zip(*self.learner.episodes, strict=True) if self.learner.episodes else ((), ())
@@ -155,8 +160,8 @@ class Tabular(L.LightningModule):
         self.model.q.copy_(self._result(batch.mdp))
         return {"epsilon": learner.epsilon}
 
-    def plan(self, batch: Any) -> tuple[dict[str, float], int]:
-        """The sweeps or rounds of a `Walk`, fewer where they converge: statistics, and how many they were."""
+    def plan(self, batch: Any) -> tuple[dict[str, float], int, bool]:
+        """The sweeps or rounds of a `Walk`: statistics, how many they were, and whether they have converged."""
         mdp, hp = self._model(batch.mdp), self.hparams
         count, converged = 0, False
         while count < batch.steps and not converged:
@@ -173,11 +178,9 @@ class Tabular(L.LightningModule):
                 change = float((better != self.actions).sum())
                 self.actions.copy_(better)
                 converged = change == 0
-        if converged:
-            self.trainer.should_stop = True
         self.model.q.copy_(self.q)
         name = "value_change" if hp["method"] == "value_iteration" else "changed_actions"
-        return {name: change}, count
+        return {name: change}, count, converged
 
     def _result(self, mdp: MDP | None) -> Tensor:
         """The table that learning has come to so far."""
