@@ -57,7 +57,7 @@ def main() -> None:
 
     times = alternate(
         {
-            "ours": lambda: model.sample(COUNT, steps=STEPS, labels=labels, guidance_scale=SCALE),
+            "ours": lambda: model.sample(COUNT, sampler="ddim", steps=STEPS, labels=labels, guidance_scale=SCALE),
             "ours, bare": lambda: bare(model.network),
             "diffusers": lambda: guided_diffusers(theirs, both),
             "diffusers, bare": lambda: bare(theirs),

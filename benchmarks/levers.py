@@ -143,7 +143,7 @@ def measure(size: str, rounds: int, batch: int, eager: bool, device: str) -> dic
 
     def evaluation(plan: Plan, count: int) -> Callable[[], object]:
         model = network(size, plan, device).eval()
-        return lambda: model.sample(count, steps=5)
+        return lambda: model.sample(count, sampler="ddim", steps=5)
 
     calls = {name: evaluation(plan, batch) for name, plan in sampling_plans(eager).items()}
     answer["sample"] = _timed(calls, sampling_plans(eager), rounds, 4)

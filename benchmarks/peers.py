@@ -157,7 +157,7 @@ class Ours(Side):
         return self.model.loss(images, t, torch.randn_like(images)).mean()
 
     def sample(self, count: int) -> Tensor:
-        return self.model.sample(count, steps=self.steps)
+        return self.model.sample(count, sampler="ddim", steps=self.steps)
 
 
 class Diffusers(Side):

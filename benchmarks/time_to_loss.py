@@ -214,7 +214,7 @@ def quality(size: Size, folder: Path, rounds: int) -> dict[str, Any]:
     average.load_state_dict(torch.load(folder / "diffusers.pt", weights_only=True)["average"])
     average.copy_to(theirs.weights)
     theirs.network.eval()
-    draws = {"ours": lambda: model.sample(64, steps=50), "diffusers": lambda: 2 * theirs.sample(64) - 1}
+    draws = {"ours": lambda: model.sample(64, sampler="ddim", steps=50), "diffusers": lambda: 2 * theirs.sample(64) - 1}
     answer: dict[str, Any] = {"seconds": alternate(draws, rounds)}
     torch.manual_seed(0)
     answer["fid"] = {

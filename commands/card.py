@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.card import render
 from checkpoints.catalogue import (
@@ -24,9 +24,12 @@ from commands.measures.common import Metrics
 from zoo.errors import UserError
 from zoo.protocols import Player, Sampler
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 GUIDANCE = 2.0  # scale of the picture of a guided model
 PICTURED: dict[str, dict[str, Any]] = {  # protocol -> options of `sample` behind the picture, if not the model's own
-    "shapes": {"eta": 1.0, "spacing": "karras"},
+    "shapes": {"sampler": "ddim", "steps": 50, "eta": 1.0, "spacing": "karras"},
 }
 
 
@@ -117,7 +120,18 @@ def _draw_images(path: Path, model: Any, data: Any, name: str, options: dict[str
             how.append(f"guidance scale {GUIDANCE:g}")
     samples = model.sample(count, generator=torch.Generator().manual_seed(0), **options).cpu()
     title = "\n".join([f"{name}, seed 0", ", ".join(how)] if how else [f"{name}, seed 0"])
-    draw_panels(path, [("real test images", data.images("test")[:count]), (title, samples)], columns)
+    real = data.images("test")[_in_turn(data.labels("test"))[:count]]
+    draw_panels(path, [("real test images", real), (title, samples)], columns)
+
+
+def _in_turn(labels: "Tensor") -> "Tensor":
+    """The rows of labels (N,) such that the classes come in turn, (N,); of several columns as they are."""
+    import torch
+
+    if labels.ndim > 1:
+        return torch.arange(len(labels))
+    earlier = (labels[:, None] == labels).tril(-1).sum(1)  # of the same class
+    return (earlier * (int(labels.max()) + 1) + labels).argsort()
 
 
 def _draw_points(path: Path, model: Any, data: Any, name: str, options: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     mine.load_state_dict({name.removeprefix("model."): weight for name, weight in content["state_dict"].items()})
 
     def draw(model: torch.nn.Module) -> torch.Tensor:
-        return model.sample(100, steps=50, generator=torch.Generator().manual_seed(1))  # type: ignore[operator]
+        return model.sample(100, generator=torch.Generator().manual_seed(1))  # type: ignore[operator]
 
     real = Digits().images("test")[:100]
     panels = [("real digits", real), ("drawn by your model", draw(mine))]

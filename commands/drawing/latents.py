@@ -11,7 +11,7 @@ from commands.drawing.panels import Panel, draw
 from commands.labels import class_names, every_class, has_null_label
 from commands.measures.common import data_for
 
-STEPS = 50  # of a sampler, or as many as the model has
+STEPS = 50  # of DDIM, or as many as the model has
 SAMPLES, TIMES = 4, 10  # of the denoising picture: samples, and columns
 PAIRS, BETWEEN = 6, 9  # of the interpolation: rows, and images in each
 IMAGES, INVERTED = 10, (10, 50, 200)  # of the inversion: images, and steps
@@ -111,8 +111,8 @@ def _needs_labels(model: Any) -> bool:
 
 
 def _options(model: Any) -> dict[str, Any]:
-    """The number of steps, of a model whose samples take some."""
-    return {"steps": min(STEPS, model.process.num_timesteps)} if hasattr(model, "process") else {}
+    """Those of a sampler that draws no noise of its own, for a model whose samples take steps."""
+    return {"sampler": "ddim", "steps": min(STEPS, model.process.num_timesteps)} if hasattr(model, "process") else {}
 
 
 def _latents(model: Any, count: int, seed: int) -> Tensor:

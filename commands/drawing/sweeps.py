@@ -7,7 +7,7 @@ from typing import Any
 
 from checkpoints.whole import written_whole
 from commands.labels import has_null_label
-from commands.measures.common import Measurement, data_for, draw_samples, mean, say
+from commands.measures.common import Measurement, data_for, draw_samples, few_steps, in_words, mean, say
 from commands.measures.judge import Judge
 
 STEPS = (5, 10, 20, 50, 100, 1000)
@@ -60,12 +60,13 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
 def guidance(model: Any, args: argparse.Namespace) -> Numbers:
     """Each scale: the share of samples that read as the label asked for, FID, precision, recall."""
     judge = Judge(data_for(model, args.described), by_label=True)
+    few = few_steps(model)
     numbers: Numbers = []
     for scale in SWEPT:
         found = []
         for draw in range(args.draws):
             say(f"guidance scale {scale:g}: draw {draw + 1} of {args.draws}")
-            samples = draw_samples(model, len(judge.test), args.seed + draw, judge.labels, guidance_scale=scale)
+            samples = draw_samples(model, len(judge.test), args.seed + draw, judge.labels, guidance_scale=scale, **few)
             found.append(judge(samples, judge.labels))
         point = {"guidance_scale": scale, "asked_label": mean([mean(scores.read) for scores in found])}
         point["fid_ratio"] = mean([scores.fid for scores in found]) / judge.base
@@ -84,7 +85,9 @@ def guidance(model: Any, args: argparse.Namespace) -> Numbers:
         lines = [*axes.get_lines(), *right.get_lines()]
         axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
 
-    _plot(args.output, plot, f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws, 50 DDIM steps")
+    _plot(
+        args.output, plot, f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws{in_words(model, few)}"
+    )
     return numbers
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 import checkpoints
 from checkpoints.catalogue import Description
-from commands.measures.common import Measurement, Metrics, Say, data_for, device_of, draw_samples
+from commands.measures.common import Measurement, Metrics, Say, data_for, device_of, draw_samples, in_words
 from commands.measures.judge import JUDGES
 
 GUIDED = "ddpm-digits"  # the model that a noisy classifier guides
@@ -54,7 +54,7 @@ def _guided(model: Any, labels: Tensor, *, full: bool, say: Say) -> Metrics:
     guided: Any = checkpoints.load(GUIDED, device_of(model))
     name = JUDGES["Digits"]
     judge: Any = checkpoints.load(name)
-    metrics, draws = {}, 5 if full else 2
+    metrics, draws, how = {}, 5 if full else 2, in_words(guided, {})
     for scale in (3.0, 1.0):
         read: list[float] = []
         for draw in range(draws):
@@ -64,7 +64,7 @@ def _guided(model: Any, labels: Tensor, *, full: bool, say: Say) -> Metrics:
                 read += (judge(samples).argmax(1) == labels).double().tolist()
         metrics[f"asked_label_scale{scale:g}"] = Measurement.of(
             read,
-            f"share of the samples of {GUIDED}, guided with scale {scale:g} in 50 DDIM steps, that "
+            f"share of the samples of {GUIDED}, guided with scale {scale:g}{how}, that "
             f"{name} assigns to the label that was asked for; {draws} draws of the test images' labels",
         )
     return metrics

@@ -1,5 +1,6 @@
 """A measured number, and what the protocols share."""
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable
@@ -93,6 +94,24 @@ def draw_samples(model: Any, count: int, seed: int, labels: "Tensor | None" = No
     if not samples.isfinite().all():
         raise UserError("the model draws samples that are not finite (NaN or infinite): its training has diverged")
     return samples
+
+
+def few_steps(model: Any) -> dict[str, Any]:
+    """The options by which a model is sampled as by default, in no more steps than it was trained with."""
+    default, last = inspect.signature(model.sample).parameters["steps"].default, model.process.num_timesteps
+    return {} if default <= last else {"steps": last}
+
+
+def in_words(model: Any, options: dict[str, Any]) -> str:
+    """How a diffusion model is sampled, with its defaults where an option is not given."""
+    known = inspect.signature(model.sample).parameters
+    if "steps" not in known:
+        return ""
+    steps = options.get("steps", known["steps"].default)
+    if "sampler" not in known:  # a consistency model
+        return f", {steps} step{'s' * (steps > 1)}"
+    sampler = options.get("sampler", known["sampler"].default)
+    return f", {steps} steps of {sampler}" + f", {options.get('spacing')} spacing" * ("spacing" in options)
 
 
 def batch_sizes(count: int) -> list[int]:

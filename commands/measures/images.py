@@ -17,7 +17,9 @@ from commands.measures.common import (
     data_for,
     device_of,
     draw_samples,
+    few_steps,
     in_batches,
+    in_words,
 )
 from commands.measures.judge import Judge, Scores, has_judge
 from zoo.metrics.likelihood import bits_per_dim
@@ -40,7 +42,7 @@ def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Met
     data = data_for(model, described)
     if not has_judge(data) or model.null_labels is None:
         return samples(model, described, full=full, say=say)
-    judge, few = Judge(data, by_label=True), _few_steps(model)
+    judge, few = Judge(data, by_label=True), few_steps(model)
     labels, count = judge.labels, len(judge.test)
     kinds: dict[str, Metrics] = {"asked_label": {}, "fid_ratio": {}, "recall": {}, "spectrum_ratio": {}}
     rest: Metrics = {}
@@ -51,7 +53,7 @@ def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Met
             say(f"guidance scale {scale:g}: draw {draw + 1} of {draws}")
             drawn = draw_samples(model, count, draw, labels=labels, guidance_scale=scale, **few)
             found.append(judge(drawn, labels))
-        how = f"{count} samples of the test images' labels, guidance scale {scale:g}{_in_words(model, few)}"
+        how = f"{count} samples of the test images' labels, guidance scale {scale:g}{in_words(model, few)}"
         read = Measurement.of(
             [right for scores in found for right in scores.read],
             f"share of samples that {judge.name} assigns to the label asked for; {how}; {draws} draws",
@@ -74,10 +76,13 @@ def samples(model: Any, described: Description, *, full: bool, say: Say) -> Metr
     bound.
     """
     data = data_for(model, described)
-    if "sampler" not in inspect.signature(model.sample).parameters:  # one way of sampling, as of an adversarial model
-        return measure_samples(model, data, {"": ({}, DRAWS if full else 4)}, say)
+    known = inspect.signature(model.sample).parameters
+    if "sampler" not in known:  # one way of sampling, as of an adversarial model
+        draws = DRAWS if full else 4
+        one_step: Sets = {"1step": ({"steps": 1}, draws)} if "steps" in known else {}  # of a consistency model
+        return measure_samples(model, data, {"": ({}, draws)} | one_step, say)
     last, small = model.process.num_timesteps, data.images("test")[0].numel() <= SMALL
-    sets: Sets = {"": (_few_steps(model), DRAWS if full else 5)}
+    sets: Sets = {"": (few_steps(model), DRAWS if full else 5)}
     if last >= 50:
         sets["ddim50"] = ({"sampler": "ddim", "steps": 50}, 5 if full else 2)
     if small:
@@ -142,7 +147,7 @@ def measure_samples(model: Any, data: Any, sets: Sets, say: Say) -> Metrics:
             say(f"{label or 'samples'}: draw {draw + 1} of {number}")
             found.append(judge(draw_samples(model, count, draw, labels, **options)))
         given = "" if labels is None else " of the test images' labels"
-        at, how = f"_{label}" if label else "", f"{count} samples{given}{_in_words(model, options)}"
+        at, how = f"_{label}" if label else "", f"{count} samples{given}{in_words(model, options)}"
         quality = _quality(judge, found, at, how)
         if metrics:
             quality = {name: metric for name, metric in quality.items() if name.removesuffix(at).endswith("_ratio")}
@@ -203,27 +208,12 @@ def _measure_copying(model: Any, data: Any, labels: Tensor | None, sets: Sets, s
             drawn = draw_samples(model, len(test), draw, labels, **options)
             sharp.append(spectrum_ratio(drawn, test))
             nearest.append(nearest_distances(drawn, train).median().item())
-        at, how = f"_{label}" if label else "", f"{len(test)} samples{_in_words(model, options)}; {number} draws"
+        at, how = f"_{label}" if label else "", f"{len(test)} samples{in_words(model, options)}; {number} draws"
         metrics[f"spectrum_ratio{at}"] = Measurement.of(sharp, f"{SHARPNESS}; {how}")
         metrics[f"nearest_ratio{at}"] = Measurement.of(
             nearest, f"{DISTANCE}, {unseen:.4f}; below 1 is copying; {how}", 1 / unseen
         )
     return metrics
-
-
-def _few_steps(model: Any) -> dict[str, Any]:
-    """The options by which a model is sampled as by default, in no more steps than it was trained with."""
-    default, last = inspect.signature(model.sample).parameters["steps"].default, model.process.num_timesteps
-    return {} if default <= last else {"steps": last}
-
-
-def _in_words(model: Any, options: dict[str, Any]) -> str:
-    """How a diffusion model is sampled, with its defaults where an option is not given."""
-    known = inspect.signature(model.sample).parameters
-    if "sampler" not in known:
-        return ""
-    sampler, steps = (options.get(name, known[name].default) for name in ("sampler", "steps"))
-    return f", {steps} steps of {sampler}" + f", {options.get('spacing')} spacing" * ("spacing" in options)
 
 
 def _needed_labels(model: Any, labels: Tensor) -> Tensor | None:

@@ -12,19 +12,20 @@ from commands.measures.common import Measurement, Metrics, Say, data_for, draw_s
 from zoo.synthetic.shapes import COLOURS, SHAPES, nearest_drawing
 
 DRAWN = 2000
-# the colour is decided at noise levels from 10 to 50, where "karras" takes twelve of fifty steps and "trailing" three
+STOCHASTIC: dict[str, Any] = {"sampler": "ddim", "steps": 50, "eta": 1.0}
 Sets = tuple[tuple[str, dict[str, Any], str], ...]  # name of a set of samples, options of `sample`, these in words
+# the colour is decided at noise levels from 10 to 50, where "karras" takes twelve of fifty steps and "trailing" three
 SAMPLED: Sets = (
-    ("ddim50_eta1", {"eta": 1.0, "spacing": "karras"}, "50 DDIM steps, eta 1, Karras' spacing"),
+    ("ddim50_eta1", STOCHASTIC | {"spacing": "karras"}, "50 DDIM steps, eta 1, Karras' spacing"),
     (
         "dpm++2m-sde50",
-        {"sampler": "dpm++2m-sde", "spacing": "karras"},
+        {"sampler": "dpm++2m-sde", "steps": 50, "spacing": "karras"},
         "50 DPM-Solver++ (2M SDE) steps, Karras' spacing",
     ),
-    ("ddim50", {}, "50 DDIM steps, eta 0, trailing spacing"),
+    ("ddim50", {"sampler": "ddim", "steps": 50}, "50 DDIM steps, eta 0, trailing spacing"),
 )
 GUIDED: Sets = tuple(
-    (f"scale{scale:g}", {"eta": 1.0, "guidance_scale": scale}, f"50 DDIM steps, eta 1, guidance scale {scale:g}")
+    (f"scale{scale:g}", STOCHASTIC | {"guidance_scale": scale}, f"50 DDIM steps, eta 1, guidance scale {scale:g}")
     for scale in (1.0, 2.0)
 )
 NOISE = 0.01  # of the pictures that say how far a valid one may be from its nearest drawing, as a share of the range

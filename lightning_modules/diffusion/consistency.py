@@ -17,7 +17,6 @@ from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.diffusion.consistency import SOLVERS, consistency_loss, doubled, flow_step, grid, random_intervals
 from zoo.diffusion.consistency_model import ImageConsistency
-from zoo.diffusion.guidance import drop_labels
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
 from zoo.nn.unet import label_columns
@@ -27,6 +26,8 @@ ARCHITECTURE = (
     "channels", "channel_multipliers", "blocks_per_level", "attention_levels", "patch_size", "schedule",
     "num_timesteps", "parameterization", "sigma_range",
 )  # fmt: skip
+
+TIMES = ("uniform", "lognormal")  # the first paper's, the second's
 
 
 class ConsistencyModel(L.LightningModule):
@@ -41,14 +42,15 @@ class ConsistencyModel(L.LightningModule):
         image_shape: (C, H, W); filled in from the data.
         num_classes: filled in from the data; used if `class_conditional`.
         teacher: a MODEL to distil, whose architecture, noise and labels the student shares and whose weights it starts
-            from; none for consistency training.
+            from, but for a null label: each image has its class. None for consistency training.
         guidance_scale: s of classifier-free guidance of the teacher, which the student learns with its labels.
-        label_dropout: share of the images that lose their labels, if the teacher has a null label.
         solver: step of the teacher: "heun" (two evaluations) or "ddim" (one).
         class_conditional: whether the network is conditioned on the label; with a teacher, as that is.
         first_intervals, last_intervals: of the grid of times, at most T.
         spacing: of the grid, see `zoo.diffusion.schedules.times_for`.
-        level_mean, level_std: of the logarithm of the noise levels that training draws.
+        times: "uniform" draws each interval equally often; "lognormal" by the share that a normal distribution of the
+            logarithm of the noise level has in it.
+        level_mean, level_std: of that distribution.
         huber: c of the distance over the square root of the number of pixels.
         channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, schedule, num_timesteps,
             parameterization, sigma_range: of the network and its noise without a teacher.
@@ -69,12 +71,12 @@ class ConsistencyModel(L.LightningModule):
         num_classes: int | tuple[int, ...] = 0,
         teacher: str | None = None,
         guidance_scale: float = 1.0,
-        label_dropout: float = 0.1,
         solver: str = "heun",
         class_conditional: bool = False,
         first_intervals: int = 10,
         last_intervals: int = 160,
         spacing: str = "karras",
+        times: str = "lognormal",
         level_mean: float = -1.1,
         level_std: float = 2.0,
         huber: float = 0.00054,
@@ -109,7 +111,9 @@ class ConsistencyModel(L.LightningModule):
         else:
             loaded, arguments = self._load_teacher(teacher)
             self.model = construct(self, "image-consistency", **{**arguments, "dropout": dropout})
-            self.model.diffusion.load_state_dict(loaded.state_dict())
+            own, state = self.model.diffusion.state_dict(), loaded.state_dict()
+            # a null label is one row more in the teacher's embedding of labels
+            self.model.diffusion.load_state_dict({name: state[name][: len(value)] for name, value in own.items()})
             self._teachers.append(loaded.requires_grad_(False))
         grid(self.model.process, last_intervals, spacing)
         if compile:
@@ -122,8 +126,6 @@ class ConsistencyModel(L.LightningModule):
     def training_step(self, batch: common.Batch, batch_idx: int) -> Tensor:
         images, labels = common.images_and_labels(self, batch)
         images, amounts = common.augmented(images, self.hparams)
-        if labels is not None and self.model.null_labels is not None:
-            labels = drop_labels(labels, self.model.null_labels, self.hparams["label_dropout"])
         loss = self._loss(images, labels, amounts, self._intervals()).mean()
         log_rarely(self, "train/loss", loss)
         return loss
@@ -150,7 +152,10 @@ class ConsistencyModel(L.LightningModule):
         """Loss (B,) of images at random times of the grid."""
         options, model, process = self.hparams, self.model, self.model.process
         times, log_levels = grid(process, intervals, options["spacing"])
-        below = random_intervals(log_levels, len(images), options["level_mean"], options["level_std"])
+        if options["times"] == "uniform":
+            below = torch.randint(intervals, (len(images),))
+        else:
+            below = random_intervals(log_levels, len(images), options["level_mean"], options["level_std"])
         t, s = times[below + 1].to(images.device), times[below].to(images.device)
         noise = torch.randn_like(images)
         x_t = process.add_noise(images, noise, t)
@@ -177,8 +182,8 @@ class ConsistencyModel(L.LightningModule):
             raise UserError(f"model.first_intervals must lie between 1 and last_intervals {last}, got {first}")
         if options["solver"] not in SOLVERS:
             raise UserError(f"model.solver must be one of {', '.join(SOLVERS)}, got {options['solver']!r}")
-        if not 0 <= options["label_dropout"] <= 1:
-            raise UserError(f"model.label_dropout must be between 0 and 1, got {options['label_dropout']}")
+        if options["times"] not in TIMES:
+            raise UserError(f"model.times must be one of {', '.join(TIMES)}, got {options['times']!r}")
         for name in ("huber", "level_std"):
             if not options[name] > 0:
                 raise UserError(f"model.{name} must be positive, got {options[name]}")
@@ -213,4 +218,4 @@ class ConsistencyModel(L.LightningModule):
             theirs = described.arguments.get(option, default)
             if given not in (default, theirs):
                 raise UserError(f"model.{option} is {theirs!r} as in the teacher {name!r}, got {given!r}: leave it out")
-        return teacher, described.arguments
+        return teacher, {key: value for key, value in described.arguments.items() if key != "null_label"}

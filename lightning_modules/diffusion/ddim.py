@@ -58,6 +58,7 @@ class DDIM(L.LightningModule):
         """Latents x_T (B, C, H, W) and their indices (B,) -> images (B, C, H, W) in [-1, 1]."""
         index, labels = batch[1], self._labels
         options = {name: self.hparams[name] for name in ("steps", "eta", "spacing", "guidance_scale")}
+        options["sampler"] = "ddim"
         return draw(self.model, batch, labels=None if labels is None else labels[index.cpu() % len(labels)], **options)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -67,11 +67,11 @@ class SamplePictures(Callback):
 
     Args:
         num_samples: images a picture.
-        steps: of a diffusion model's sampler; as many as it was trained with, if these are fewer.
+        steps: of a diffusion model's sampler, by default its own default; at most as many as it was trained with.
         every_n_validations: draw after each n-th validation only.
     """
 
-    def __init__(self, num_samples: int = 64, steps: int = 50, every_n_validations: int = 1) -> None:
+    def __init__(self, num_samples: int = 64, steps: int | None = None, every_n_validations: int = 1) -> None:
         self.num_samples, self.steps, self.every_n_validations = num_samples, steps, every_n_validations
         self._validations = 0
 
@@ -91,8 +91,9 @@ class SamplePictures(Callback):
             return
         model: Any = pl_module.model
         options: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)}
-        if {"steps", "sampler"} <= inspect.signature(model.sample).parameters.keys():
-            options["steps"] = min(self.steps, model.process.num_timesteps)
+        known = inspect.signature(model.sample).parameters
+        if {"steps", "sampler"} <= known.keys():
+            options["steps"] = min(self.steps or known["steps"].default, model.process.num_timesteps)
         if model.labels:
             index = torch.arange(self.num_samples) % math.prod(model.labels)
             columns = torch.unravel_index(index, tuple(reversed(model.labels)))  # the last one fastest

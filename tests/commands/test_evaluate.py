@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import checkpoints
+import commands.card
 import commands.evaluate
 import commands.measures.classifier
 import commands.measures.common
@@ -500,3 +501,12 @@ def test_every_protocol_of_a_task_is_a_function():
         for protocol in task.protocols:
             described = describe(CLASSIFIER)._replace(task=name, protocol=protocol)
             assert callable(protocol_of(described))
+
+
+def test_real_images_of_the_picture_come_by_class_in_turn():
+    """MNIST-5k is sorted by class: its first hundred test images are all 0 and 1."""
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
+    rows = commands.card._in_turn(labels)
+    assert labels[rows].tolist() == [0, 1, 2, 0, 1, 2, 0, 2, 2]
+    assert rows.tolist() == [0, 3, 5, 1, 4, 6, 2, 7, 8]
+    assert commands.card._in_turn(torch.zeros(4, 2)).tolist() == [0, 1, 2, 3]

@@ -45,7 +45,6 @@ class ImageConsistency(nn.Module):
         num_timesteps: int = 1000,
         parameterization: str = "v",
         sigma_range: tuple[float, float] = (0.01, 50.0),
-        null_label: bool = False,
         patch_size: int = 1,
         augmentation_labels: bool = False,
     ) -> None:
@@ -64,12 +63,10 @@ class ImageConsistency(nn.Module):
             num_timesteps,
             parameterization,
             sigma_range,
-            null_label,
-            patch_size,
-            augmentation_labels,
+            patch_size=patch_size,
+            augmentation_labels=augmentation_labels,
         )
         self.shape, self.labels = self.diffusion.shape, self.diffusion.labels
-        self.null_labels = self.diffusion.null_labels
 
     @property
     def network(self) -> UNet:
@@ -96,10 +93,8 @@ class ImageConsistency(nn.Module):
     ) -> Tensor:
         """f(x_t, t): x_t (B, C, H, W), t (B,) in 0 ... T, labels (B,) or (B, columns) -> x_0 (B, C, H, W), unclipped.
 
-        Without labels a model with a null label is unconditional. Arithmetic outside the network is float32 at least.
+        Arithmetic outside the network is float32 at least.
         """
-        if labels is None and self.null_labels is not None:
-            labels = self.null_labels.to(x_t.device).expand(len(x_t), -1)
         dtype = torch.promote_types(x_t.dtype, torch.float32)
         signal, sigma = self.process.signal_and_noise(t, x_t.ndim, dtype)
         prediction = self.diffusion(x_t, t, labels, augmentation).to(dtype)
@@ -124,7 +119,7 @@ class ImageConsistency(nn.Module):
 
         Args:
             n: Number of images, at least 1.
-            labels: Class of each image, (n,) or (n, columns); without labels a model with a null label draws any class.
+            labels: Class of each image, (n,) or (n, columns), for a class-conditional model.
             generator: Source of the noise; in the same state it draws the same images, however many follow.
             steps: Network evaluations; each after the first one noises the image anew and refines it.
             noise: Standard normal latents (n, C, H, W) to start from, instead of drawing them.
@@ -145,7 +140,7 @@ class ImageConsistency(nn.Module):
         if noise is not None and noise.shape != shape:
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
         labels = None if labels is None else whole_labels(labels).to(device)
-        check_conditions(labels, None, self.labels, self.null_labels, self.shape, self.process, n)
+        check_conditions(labels, None, self.labels, None, self.shape, self.process, n)
         source = per_row(generator)
         x = self.process.prior_std * (normal(shape, source, device) if noise is None else noise.to(device))
         times = timesteps(self.process.num_timesteps, steps)

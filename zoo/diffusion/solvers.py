@@ -129,7 +129,8 @@ def sampler_of(name: str, **options: object) -> Callable[..., Tensor]:
     given = {option: value for option, value in options.items() if value}
     for option, value in given.items():
         if not takes(SAMPLERS[name], option):
-            raise UserError(f"{option} {value} has no meaning for sampler {name!r}: leave it out")
+            able = " or ".join(repr(other) for other in SAMPLERS if takes(SAMPLERS[other], option))
+            raise UserError(f"{option} {value} has no meaning for sampler {name!r}: leave it out, or take {able}")
     return partial(SAMPLERS[name], **given)
 
 

@@ -6,7 +6,7 @@ import torch
 import checkpoints
 from lightning_modules import ConsistencyModel
 from lightning_modules.diffusion import consistency as wiring
-from tests.modules import alone, batch
+from tests.modules import SHAPE, alone, batch
 from tests.runs import assert_same_run, fit, read
 from zoo.diffusion.consistency import consistency_loss, flow_step, grid
 from zoo.errors import UserError
@@ -68,6 +68,15 @@ def test_the_grid_doubles_during_the_run(monkeypatch):
     assert {spacing for *_, spacing in asked} == {"karras"}
 
 
+def test_intervals_may_be_drawn_equally_often(losses):
+    module = trained_alone(first_intervals=4, last_intervals=4, spacing="trailing", times="uniform")
+    module.training_step((torch.zeros(400, *SHAPE), None), 0)
+    ((_, t, *_),) = losses
+    counts = t.bincount()[5::5]  # binomial(400, 1/4): within five standard deviations of 8.7
+    assert len(counts) == 4
+    assert all(56 < count < 144 for count in counts)
+
+
 @pytest.mark.parametrize("solver", ["ddim", "heun"])
 def test_with_a_teacher_the_second_point_is_its_step(losses, solver):
     module = student(solver=solver)
@@ -90,16 +99,19 @@ def test_a_student_starts_as_its_teacher_with_weights_of_its_own():
     module = student(teacher="cfg-digits")
     teacher = module._teachers[0]
     assert module.model.labels == (10,)
-    assert module.arguments["null_label"] is True
+    assert "null_label" not in module.arguments
     for own, theirs in zip(module.model.diffusion.parameters(), teacher.parameters(), strict=True):
-        assert torch.equal(own, theirs)
+        assert torch.equal(own, theirs[: len(own)])
         assert own.data_ptr() != theirs.data_ptr()
         assert own.requires_grad
         assert not theirs.requires_grad
+    x, t, labels = torch.randn(3, 1, 8, 8), torch.tensor([20, 500, 1000]), torch.tensor([7, 0, 9])
+    with torch.no_grad():
+        assert torch.equal(module.model.eval()(x, t, labels), teacher.denoiser(labels, clip=False)(x, t))
 
 
 def test_a_guided_teacher(losses):
-    module = student(teacher="cfg-digits", guidance_scale=2.0, label_dropout=0.0)
+    module = student(teacher="cfg-digits", guidance_scale=2.0)
     teacher, labels = module._teachers[0], torch.tensor([[3], [1], [4]])
     module.training_step((torch.zeros(3, 1, 8, 8), labels[:, 0]), 0)
     ((x_t, t, x_s, s, _, _),) = losses
@@ -153,8 +165,8 @@ def test_a_resumed_run_is_bit_equal(tmp_path):
         ({"first_intervals": 13}, "model.first_intervals must lie between 1 and last_intervals 12, got 13"),
         ({"last_intervals": 21}, "steps must be between 1 and the model's 20, got 21"),
         ({"solver": "euler"}, "model.solver must be one of ddim, heun, got 'euler'"),
+        ({"times": "often"}, "model.times must be one of uniform, lognormal, got 'often'"),
         ({"huber": 0.0}, "model.huber must be positive, got 0.0"),
-        ({"label_dropout": 1.5}, "model.label_dropout must be between 0 and 1, got 1.5"),
         ({"guidance_scale": 2.0}, "model.guidance_scale has nothing to guide without a teacher"),
         ({"class_conditional": True}, "model.class_conditional is true, but the data has no classes"),
         ({"parameterization": "x0"}, "parameterization must be 'v', 'eps' or 'edm', got 'x0'"),

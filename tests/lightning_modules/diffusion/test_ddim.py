@@ -37,7 +37,7 @@ def latents(number=9):
 def test_predict_writes_what_the_model_samples_from_the_same_latents(spacing, eta, tiny, tmp_path, command):
     written = predict(command, tmp_path, tiny, "--model.steps", 4, "--model.eta", eta, "--model.spacing", spacing)
     model, generator = checkpoints.load(str(tiny)), torch.Generator().manual_seed(0)
-    expected = model.sample(9, steps=4, eta=eta, spacing=spacing, noise=latents(), generator=generator)
+    expected = model.sample(9, sampler="ddim", steps=4, eta=eta, spacing=spacing, noise=latents(), generator=generator)
     assert torch.equal(written, expected)
     with Image.open(tmp_path / "predictions.png") as picture:
         assert np.array_equal(np.asarray(picture), image_grid(expected))
@@ -67,8 +67,8 @@ def test_each_batch_has_its_own_noise(tiny):
 def test_labels_are_drawn_in_turn(conditional, tmp_path, command):
     written = predict(command, tmp_path, conditional, "--model.steps", 3, "--model.labels", [4, 0, 2], number=7)
     model, expected = checkpoints.load(str(conditional)), torch.tensor([4, 0, 2, 4, 0, 2, 4])
-    assert torch.equal(written, model.sample(7, steps=3, noise=latents(7), labels=expected))
-    assert not torch.equal(written, model.sample(7, steps=3, noise=latents(7), labels=expected.flip(0)))
+    assert torch.equal(written, model.sample(7, sampler="ddim", steps=3, noise=latents(7), labels=expected))
+    assert not torch.equal(written, model.sample(7, sampler="ddim", steps=3, noise=latents(7), labels=expected.flip(0)))
 
 
 def test_labels_follow_the_latents_across_batches(conditional):
@@ -82,7 +82,7 @@ def test_labels_follow_the_latents_across_batches(conditional):
 def test_guidance_and_several_columns_reach_the_model(free, named):
     rows, generator = latents(5), torch.Generator().manual_seed(0)
     module = DDIM(str(free), steps=3, spacing="karras", labels=[1, 3], guidance_scale=4.0)
-    options = {"steps": 3, "noise": rows, "generator": generator, "guidance_scale": 4.0}
+    options = {"sampler": "ddim", "steps": 3, "noise": rows, "generator": generator, "guidance_scale": 4.0}
     wanted = torch.tensor([1, 3, 1, 3, 1])
     expected = checkpoints.load(str(free)).sample(5, labels=wanted, spacing="karras", **options)
     assert torch.equal(module.predict_step((rows, torch.arange(5)), 0), expected)
@@ -96,7 +96,8 @@ def test_columns_and_guidance_are_given_on_the_command_line(named, tmp_path, com
     options = ("--model.steps", 3, "--model.labels", "[[2, 0], [3, 6]]", "--model.guidance_scale", 2.5)
     written = predict(command, tmp_path, named, *options, number=2)
     wanted = torch.tensor([[2, 0], [3, 6]])
-    expected = checkpoints.load(str(named)).sample(2, steps=3, noise=latents(2), labels=wanted, guidance_scale=2.5)
+    options = {"steps": 3, "noise": latents(2), "guidance_scale": 2.5}
+    expected = checkpoints.load(str(named)).sample(2, sampler="ddim", labels=wanted, **options)
     assert torch.equal(written, expected)
 
 

@@ -42,16 +42,13 @@ def test_a_prediction_of_x0_cannot_meet_the_boundary_condition():
         consistency(parameterization="x0")
 
 
-@pytest.mark.parametrize("null_label", [False, True])
-def test_it_is_the_denoiser_of_the_diffusion_model_with_its_weights(null_label):
-    model = consistency(num_classes=(3, 2), null_label=null_label)
-    twin = ImageDiffusion(SHAPE, channels=4, num_timesteps=20, num_classes=(3, 2), null_label=null_label).eval()
+def test_it_is_the_denoiser_of_the_diffusion_model_with_its_weights():
+    model = consistency(num_classes=(3, 2))
+    twin = ImageDiffusion(SHAPE, channels=4, num_timesteps=20, num_classes=(3, 2)).eval()
     twin.load_state_dict(model.diffusion.state_dict())
     x, t, labels = torch.randn(5, *SHAPE), torch.tensor([1, 5, 10, 19, 20]), torch.tensor([[0, 1]] * 5)
     with torch.inference_mode():
         assert torch.equal(model(x, t, labels), twin.denoiser(labels, clip=False)(x, t))
-        if null_label:
-            assert torch.equal(model(x, t), twin.denoiser(clip=False)(x, t))
 
 
 def test_one_step_is_the_function_itself_and_two_are_two():

@@ -84,12 +84,16 @@ def test_images_lie_within_their_range(model, sampler, spacing, steps):
 
 def test_given_noise_is_where_sampling_starts(model):
     noise = normal((5, *SHAPE), per_row(seeded(7)), "cpu")
-    drawn = model.sample(5, steps=5, noise=noise)
-    assert torch.equal(drawn, model.sample(5, steps=5, generator=seeded(7)))  # the same numbers, drawn within
+    drawn = model.sample(5, sampler="ddim", steps=5, noise=noise)
+    assert torch.equal(
+        drawn, model.sample(5, sampler="ddim", steps=5, generator=seeded(7))
+    )  # the same numbers, drawn within
     # a sample does not see its batch: float32, as the size of the batch may change the order of a sum
-    torch.testing.assert_close(drawn[2:4], model.sample(2, steps=5, noise=noise[2:4]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        drawn[2:4], model.sample(2, sampler="ddim", steps=5, noise=noise[2:4]), rtol=0, atol=1e-5
+    )
     before = noise.clone()
-    model.sample(5, steps=5, noise=noise)
+    model.sample(5, sampler="ddim", steps=5, noise=noise)
     assert torch.equal(noise, before)
 
 
@@ -125,8 +129,8 @@ def test_eta_one_is_ancestral(model):
 def test_labels_steer_the_sample(conditional):
     labels = torch.tensor([0, 1, 2, 3, 3])
     noise = torch.randn(5, *SHAPE, generator=seeded())
-    images = conditional.sample(5, steps=5, labels=labels, noise=noise)
-    others = conditional.sample(5, steps=5, labels=torch.tensor([0, 1, 2, 3, 0]), noise=noise)
+    images = conditional.sample(5, sampler="ddim", steps=5, labels=labels, noise=noise)
+    others = conditional.sample(5, sampler="ddim", steps=5, labels=torch.tensor([0, 1, 2, 3, 0]), noise=noise)
     # the same arithmetic on the same numbers: each sample follows its own label only
     assert torch.equal(images[:4], others[:4])
     assert not torch.equal(images[4], others[4])
@@ -141,8 +145,8 @@ def test_labels_steer_the_sample(conditional):
         ({"steps": T + 1}, f"steps must be between 1 and the model's {T}, got {T + 1}"),
         ({"sampler": "euler"}, f"sampler must be one of {', '.join(SAMPLERS)}, got 'euler'"),
         ({"spacing": "even"}, "spacing must be one of"),
-        ({"eta": 2.0}, "eta must be between 0 and 1, got 2.0"),
-        ({"eta": -0.5}, "eta must be between 0 and 1, got -0.5"),
+        ({"sampler": "ddim", "eta": 2.0}, "eta must be between 0 and 1, got 2.0"),
+        ({"sampler": "ddim", "eta": -0.5}, "eta must be between 0 and 1, got -0.5"),
         ({"sampler": "ddpm", "variance": "medium"}, "variance must be 'small' or 'large', got 'medium'"),
         ({"noise": torch.zeros(4, *SHAPE)}, "noise must have the shape (5, 3, 8, 6), got (4, 3, 8, 6)"),
         ({"noise": torch.zeros(5, 3, 6, 8)}, "noise must have the shape (5, 3, 8, 6), got (5, 3, 6, 8)"),

@@ -102,7 +102,14 @@ def test_guidance_is_that_of_the_functions(free):
     with torch.inference_mode():
         expected = samplers.ddim(clipped(guided), free.process, noise, timesteps(T, 5))
     found = free.sample(
-        5, steps=5, labels=LABELS, noise=noise, guidance_scale=2.5, guidance_interval=(0.1, 20.0), guidance_rescale=0.5
+        5,
+        sampler="ddim",
+        steps=5,
+        labels=LABELS,
+        noise=noise,
+        guidance_scale=2.5,
+        guidance_interval=(0.1, 20.0),
+        guidance_rescale=0.5,
     )
     assert torch.equal(found, expected)
     t = torch.full((5,), 6)
@@ -127,7 +134,7 @@ def test_a_classifier_guides_what_is_unconditional(kind, request):
             mean_gradient=lambda x, t: 2.0 * log_prob_gradient(log_prob, x, t), generator=per_row(seeded()),
         )  # fmt: skip
     options = {"steps": 5, "labels": LABELS, "classifier": classifier, "guidance_scale": 2.0, "noise": noise}
-    assert torch.equal(model.sample(5, **options), through_x0)
+    assert torch.equal(model.sample(5, sampler="ddim", **options), through_x0)
     assert torch.equal(model.sample(5, sampler="ddpm", generator=seeded(), **options), by_the_mean)
     assert all(parameter.grad is None for parameter in classifier.parameters())
 
