@@ -88,7 +88,9 @@ def completion(model: Any, args: argparse.Namespace) -> Numbers:
     from zoo.diffusion.inverse import averages, inpainting
 
     data = data_for(model, args.described)
-    images, labels = data.images("test")[:GIVEN], data.labels("test")[:GIVEN] if _needs_labels(model) else None
+    images = data.images("test")
+    taken = torch.arange(GIVEN) * (len(images) // GIVEN)  # spread, as data may be in the order of their classes
+    images, labels = images[taken], data.labels("test")[taken] if _needs_labels(model) else None
     mask = torch.zeros(images.shape[-2:], dtype=torch.bool)
     mask[len(mask) // 2 :] = True
     upper, grey = images.masked_fill(mask, 0), images.mean(1, keepdim=True)
@@ -96,7 +98,7 @@ def completion(model: Any, args: argparse.Namespace) -> Numbers:
     if model.shape[0] == 3:
         shown.append(("colours for greys", "grey", grey.expand_as(images), averages(grey, model.shape)))
     panels = []
-    options = {"sampler": "dpm++2m-sde", "steps": min(20, model.process.num_timesteps), "labels": labels}
+    options = {"steps": min(20, model.process.num_timesteps), "labels": labels}
     generator = torch.Generator().manual_seed(args.seed)
     for title, name, part, known in shown:
         drawn = [model.sample(GIVEN, known=known, generator=generator, **options).cpu() for _ in range(COMPLETED)]
