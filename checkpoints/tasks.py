@@ -31,7 +31,7 @@ TASKS = {
     ),
     "points": Task("a model of points", "other", ("sample", "density", "figure", "evaluate"), ("density",)),
     "classifier": Task("a classifier", "image-classification", ("evaluate",), ("accuracy", "guiding")),
-    "policy": Task("a policy", "reinforcement-learning", ("rollout", "evaluate"), ("returns", "exact")),
+    "policy": Task("a policy", "reinforcement-learning", ("rollout", "figure", "evaluate"), ("returns", "exact")),
 }
 
 

@@ -7,6 +7,7 @@ interpolation  images between two latents, along the arc that joins them
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
 completion     real images, their upper halves, and samples that keep these; colours for the greys of coloured ones
 flow           a GIF of noise on its way to the data, or of images as their noise grows
+values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
 
 Which of these there are depends on what the model can do; a wrong one is refused with the right ones. The first two
 measure (minutes; the numbers with --json), on data that a shipped classifier reads, as digits; the others take seconds.
@@ -32,7 +33,7 @@ Numbers = list[dict[str, Any]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=sorted(KINDS), help="what to draw")
     parser.add_argument("model", **MODEL)
-    parser.add_argument("--output", type=Path, help="figure.png by default, figure.gif of a flow")
+    parser.add_argument("--output", type=Path, help="figure.png by default, figure.gif of a flow and of values")
     parser.add_argument("--draws", type=at_least(1), default=4, help="sets of samples behind each measured point")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
@@ -41,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    ending = ".gif" if args.kind == "flow" else ".png"
-    args.output = args.output or Path("figure").with_suffix(ending)
-    check_output(args.output, (ending,))
+    endings = {"flow": (".gif",), "values": (".gif", ".png")}.get(args.kind, (".png",))
+    args.output = args.output or Path("figure").with_suffix(endings[0])
+    check_output(args.output, endings)
     args.described = describe(find(args.model))
     require(args.described, "figure", args.model)
 
@@ -72,6 +73,10 @@ def _draw(args: argparse.Namespace, model: Any) -> Numbers:
 
         write_animation(args.output, model, args.seed)
         return []
+    if args.kind == "values":
+        from commands.drawing.values import write_values
+
+        return write_values(args.output, model, args.described)
     if args.kind in ("steps", "guidance"):
         from commands.drawing import sweeps
 
@@ -83,7 +88,7 @@ def _draw(args: argparse.Namespace, model: Any) -> Numbers:
 
 
 def _draws_images(model: Any) -> bool:
-    return len(model.shape) == 3 and model.shape[0] in (1, 3)
+    return hasattr(model, "sample") and len(model.shape) == 3 and model.shape[0] in (1, 3)
 
 
 def _takes(model: Any, *names: str) -> bool:
@@ -102,4 +107,5 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "flow": lambda model: (
         (hasattr(model, "path") and model.shape == (2,)) or (_draws_images(model) and _takes(model, "temperature"))
     ),
+    "values": lambda model: hasattr(model, "state_values"),
 }

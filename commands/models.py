@@ -23,6 +23,7 @@ from commands.options import number, whole
 from zoo.errors import UserError
 
 METHODS = {"sample": "sample", "density": "log_likelihood", "rollout": "act"}  # verb -> the method that it needs
+NEEDS = {verb: (method,) for verb, method in METHODS.items()} | {"figure": ("sample", "state_values")}
 # parameters that a verb fills in, from its own options or from config.json
 FILLED = ("self", "labels", "generator", "levels")
 READERS: dict[Any, Callable[[str], Any]] = {int: whole, float: number, str: str}
@@ -93,11 +94,10 @@ def parse(parser: argparse.ArgumentParser, verb: str, words: list[str]) -> argpa
 
 def require(described: Description, verb: str, name: str) -> None:
     """Raises a UserError that names the verbs for a model, unless `verb` is one of them."""
-    task = TASKS[described.task]
-    if verb in task.verbs and (verb not in METHODS or hasattr(class_of(described.model), METHODS[verb])):
+    task, kind = TASKS[described.task], class_of(described.model)
+    able = [other for other in task.verbs if other not in NEEDS or any(hasattr(kind, need) for need in NEEDS[other])]
+    if verb in able:
         return
-    kind = class_of(described.model)
-    able = [other for other in task.verbs if other not in METHODS or hasattr(kind, METHODS[other])]
     use = " or ".join([", ".join(able[:-1]), able[-1]] if len(able) > 1 else able)
     raise UserError(f"{name!r} is {task.noun}: use {use}")
 

@@ -8,10 +8,11 @@ from typing import Any
 from checkpoints.whole import written_whole
 from commands.labels import has_null_label
 from commands.measures.common import Measurement, data_for, draw_samples, few_steps, in_words, mean, say
+from commands.measures.images import SMALL
 from commands.measures.judge import Judge
 
 STEPS = (5, 10, 20, 50, 100, 1000)
-SWEPT = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # scales of guidance
+SWEPT = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)  # scales of guidance
 LINES = {  # sampler -> its spacing
     "ddpm": "trailing",
     "ddim": "trailing",
@@ -19,7 +20,7 @@ LINES = {  # sampler -> its spacing
     "dpm++2m": "trailing",
     "dpm++2m-sde": "trailing",
 }
-SLOW = ("ddpm", "ddim")  # the others have nothing left to gain beyond 100 steps
+SLOW = ("ddpm", "ddim")  # these gain from more steps
 Numbers = list[dict[str, Any]]
 
 
@@ -28,10 +29,11 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
     by_label = bool(model.labels) and not has_null_label(model)
     judge = Judge(data_for(model, args.described), by_label=by_label)
     labels = judge.labels if by_label else None
+    most = (100, 1000) if len(judge.test[0].flatten()) <= SMALL else (20, 50)  # steps of the fast, of the slow
     numbers: Numbers = []
     for sampler, spacing in LINES.items():
         for count in STEPS:
-            if count > model.process.num_timesteps or (count > 100 and sampler not in SLOW):
+            if count > min(model.process.num_timesteps, most[sampler in SLOW]):
                 continue
             found = []
             for draw in range(args.draws):
@@ -51,7 +53,7 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
             axes.errorbar(cost, height, yerr=errors, label=sampler, marker="o", markersize=4, capsize=2)
         axes.axhline(1, color="0.6", linewidth=1, linestyle=":")
         axes.set(xscale="log", yscale="log", xlabel="network evaluations a sample", ylabel="FID over training images'")
-        axes.legend(frameon=False)
+        axes.figure.legend(frameon=False, loc="outside lower center", ncols=5)
 
     _plot(args.output, plot, f"{args.model}: {len(judge.test)} samples, {args.draws} draws")
     return numbers
@@ -83,7 +85,8 @@ def guidance(model: Any, args: argparse.Namespace) -> Numbers:
         right.plot(scales, ratios, marker="s", markersize=4, color="0.4", linestyle="--", label="FID (right)")
         right.set(ylabel="FID over training images'", ylim=(0, None))
         lines = [*axes.get_lines(), *right.get_lines()]
-        axes.legend(lines, [line.get_label() for line in lines], frameon=False, loc="lower right")
+        texts = [line.get_label() for line in lines]
+        axes.figure.legend(lines, texts, frameon=False, loc="outside lower center", ncols=4)
 
     _plot(
         args.output, plot, f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws{in_words(model, few)}"

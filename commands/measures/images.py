@@ -40,7 +40,7 @@ def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Met
     At scale 1, where labels count as learned, everything that `measure_samples` finds, of more draws.
     """
     data = data_for(model, described)
-    if not has_judge(data) or model.null_labels is None:
+    if not has_judge(data) or getattr(model, "null_labels", None) is None:
         return samples(model, described, full=full, say=say)
     judge, few = Judge(data, by_label=True), few_steps(model)
     labels, count = judge.labels, len(judge.test)

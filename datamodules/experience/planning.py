@@ -1,6 +1,6 @@
 """The model of an environment that has one: Gymnasium's `env.P` as the arrays of an `MDP`."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -87,3 +87,32 @@ def mdp_of(name: str, env: gym.Env[Any, Any]) -> MDP:
         terminated.bool(),
         torch.from_numpy(np.asarray(inner.initial_state_distrib, np.float64)),
     )
+
+
+class Grid(NamedTuple):
+    """A grid world: states are its cells, row by row.
+
+    Attributes:
+        letters: of the cells, (rows, columns): S start, G goal, H hole, C cliff.
+        moves: (rows down, columns right) of each action.
+    """
+
+    letters: np.ndarray[Any, Any]
+    moves: tuple[tuple[int, int], ...]
+
+
+def grid_of(name: str, env: gym.Env[Any, Any]) -> Grid:
+    """The grid of FrozenLake or CliffWalking.
+
+    Raises:
+        UserError: for another environment.
+    """
+    up, down, left, right = (-1, 0), (1, 0), (0, -1), (0, 1)
+    inner: Any = env.unwrapped
+    if hasattr(inner, "desc") and name.startswith("FrozenLake"):
+        return Grid(np.char.decode(inner.desc), (left, down, right, up))
+    if name.startswith("CliffWalking"):
+        letters = np.where(inner._cliff, "C", "F")
+        letters[-1, 0], letters[-1, -1] = "S", "G"
+        return Grid(letters, (up, right, down, left))
+    raise UserError(f"figure values draws grid worlds, FrozenLake and CliffWalking, and {name} is none")

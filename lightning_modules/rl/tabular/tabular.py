@@ -122,6 +122,7 @@ class Tabular(L.LightningModule):
         start_clock(self)
 
     def on_train_start(self) -> None:
+        """Takes up the tables where they are, zeros or those of a checkpoint."""
         names = ("gamma", "epsilon", "step_size", "step_power")
         options = {name: self.hparams[name] for name in names}
         self.learner = Learner(self.q, self.second, self.visits, **options)
@@ -135,7 +136,9 @@ class Tabular(L.LightningModule):
             statistics = self.learn(batch)
             count = batch.steps
         else:
-            statistics, count = self.plan(batch)
+            statistics, count, converged = self.plan(batch)
+            if converged:
+                self.trainer.should_stop = True
         change = float((self.model.q - before).abs().max())
         count_env_steps(self, torch.tensor(count))
         returns, lengths = zip(*self.learner.episodes, strict=True) if self.learner.episodes else ((), ())
@@ -155,8 +158,8 @@ class Tabular(L.LightningModule):
         self.model.q.copy_(self._result(batch.mdp))
         return {"epsilon": learner.epsilon}
 
-    def plan(self, batch: Any) -> tuple[dict[str, float], int]:
-        """The sweeps or rounds of a `Walk`, fewer where they converge: statistics, and how many they were."""
+    def plan(self, batch: Any) -> tuple[dict[str, float], int, bool]:
+        """The sweeps or rounds of a `Walk`: statistics, how many they were, and whether they have converged."""
         mdp, hp = self._model(batch.mdp), self.hparams
         count, converged = 0, False
         while count < batch.steps and not converged:
@@ -173,11 +176,9 @@ class Tabular(L.LightningModule):
                 change = float((better != self.actions).sum())
                 self.actions.copy_(better)
                 converged = change == 0
-        if converged:
-            self.trainer.should_stop = True
         self.model.q.copy_(self.q)
         name = "value_change" if hp["method"] == "value_iteration" else "changed_actions"
-        return {name: change}, count
+        return {name: change}, count, converged
 
     def _result(self, mdp: MDP | None) -> Tensor:
         """The table that learning has come to so far."""

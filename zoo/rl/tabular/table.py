@@ -44,6 +44,10 @@ class Table(Policy):
         """Q(s, .), (..., S) one-hot -> (..., A)."""
         return self.q[observations.argmax(-1)]
 
+    def state_values(self) -> Tensor:
+        """V(s) = max_a Q(s, a), (S,)."""
+        return self.q.detach().amax(1)
+
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Two states."""
         states = torch.randint(self.shape[0], (2,), generator=generator)
