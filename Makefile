@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test test-all lint bench verify clean
 
 help:
-	@echo "make demo    train a small model for two to six minutes, write runs/demo/samples.png"
+	@echo "make demo    train a small model for about five minutes, write runs/demo/samples.png"
 	@echo "make test    run the tests"
 	@echo "make test-all    run them at full size: 24 kills, 11,000 fuzzed files, every command of every page"
 	@echo "make lint    ruff and mypy"

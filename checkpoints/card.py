@@ -8,7 +8,7 @@ import inspect
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -205,17 +205,17 @@ def _asked(described: Description, columns: list[int]) -> str:
     return ",".join(str(min(7, count - 1)) for count in columns)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """A value on one line, without what Markdown, HTML or a terminal would act upon."""
     text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(value).split()))
     return html.escape(text, quote=False).replace("`", "'").replace("|", "&#124;").replace("](", "] (")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not _is_number(value):
         raise UserError(f"a metric must be a finite number, got {_plain(value)!r}")
     return float(value)

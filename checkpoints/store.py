@@ -110,7 +110,7 @@ def load_weights(target: nn.Module, model: str, name: str, arguments: dict[str, 
     target.load_state_dict(state)
 
 
-def _how_to_agree(key: str, value: Any) -> str:
+def _how_to_agree(key: str, value: object) -> str:
     """How a run comes to have this argument of a model."""
     if key == "num_classes":
         classes = (

@@ -1,7 +1,7 @@
-"""Fetch a model and verify it: from the Hub (hf://owner/repo[@revision]), or a shipped one by its name.
+"""Download a model and verify it: from the Hub (hf://owner/repo[@revision]), or a shipped one by name.
 
-Verified means: checksums, every weight present and in shape, and the stored reference output reproduced. Without --to
-the model stays in the Hub's cache. A download that was cut resumes where it stopped.
+Verification checks the checksums, the name and shape of every weight, and that the model reproduces its stored
+reference output. Without --to, the model stays in the Hub's cache. An interrupted download resumes where it stopped.
 """
 
 import argparse
@@ -20,7 +20,7 @@ TOLERANCE = 1e-3  # between machines, relative; see `checkpoints.store.verify`
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a shipped name, hf://owner/repo[@revision], or a model folder")
-    parser.add_argument("--to", metavar="DIR", type=Path, help="a new folder to put it in")
+    parser.add_argument("--to", metavar="DIR", type=Path, help="a new folder to copy the model into")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def download(model: str, to: Path | None = None) -> Path:
-    """The folder of a verified MODEL: a new one if `to` is given, else where it is shipped or cached.
+    """The folder of a MODEL, once verified: the new folder `to`, or by default where it is shipped or cached.
 
     Raises:
         UserError: if `to` exists or its parent does not, or as `find` and `check` do.

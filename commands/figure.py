@@ -6,7 +6,7 @@ denoising      two rows a sample: x_t on its way down, and below it the network'
 interpolation  images between two latents, along the arc that joins them
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
 completion     real images, their upper halves, and samples that keep these; colours for the greys of coloured ones
-flow           a GIF of noise on its way to the data, or of images as their noise grows
+flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
 
 Which of these there are depends on what the model can do; a wrong one is refused with the right ones. The first two
@@ -105,7 +105,8 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "inversion": lambda model: _draws_images(model) and hasattr(model, "denoiser"),
     "completion": lambda model: _draws_images(model) and _takes(model, "known", "steps"),
     "flow": lambda model: (
-        (hasattr(model, "path") and model.shape == (2,)) or (_draws_images(model) and _takes(model, "temperature"))
+        (hasattr(model, "path") and model.shape == (2,))
+        or (_draws_images(model) and (_takes(model, "temperature") or _takes(model, "steps", "on_step")))
     ),
     "values": lambda model: hasattr(model, "state_values"),
 }

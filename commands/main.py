@@ -26,7 +26,7 @@ MODEL_VERBS = {
     "download": "fetch a model from the Hub, or copy a shipped one, and verify it",
     "publish": "send a model folder to the Hugging Face Hub",
     "export": "turn a training checkpoint into a model folder",
-    "demo": "train a small model in two to six minutes and look at what it draws",
+    "demo": "train a small model in about five minutes and look at what it draws",
 }
 WITH_MODEL_OPTIONS = ("sample", "density")  # the model that is named brings options of its own
 

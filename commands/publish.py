@@ -1,6 +1,6 @@
-"""Send a model folder to the Hugging Face Hub in one commit: weights, config, results, card, picture.
+"""Upload a model folder to the Hugging Face Hub in one commit: weights, config, results, card, picture.
 
-Needs a token that may write (`hf auth login`, or HF_TOKEN). The model is verified first.
+Needs a token with write access (`hf auth login`, or HF_TOKEN). The model is verified first.
 """
 
 import argparse
@@ -11,9 +11,9 @@ from checkpoints.locate import find
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a shipped name, or a model folder with its card")
-    parser.add_argument("--repo-id", metavar="OWNER/NAME", required=True, help="where on the Hub")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
+    parser.add_argument("--repo-id", metavar="OWNER/NAME", required=True, help="the repository on the Hub")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
+    parser.add_argument("--dry-run", action="store_true", help="list the files without uploading them")
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(answer))
     elif args.dry_run:
-        print(f"would send to {answer['url']} in one commit:")
+        print(f"would upload to {answer['url']} in one commit:")
         for name, size in answer["files"].items():
             print(f"  {name:<24}{size:>12,} bytes")
     else:

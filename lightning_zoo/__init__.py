@@ -5,7 +5,7 @@
     model = lz.load("ddpm-digits")
 
 A MODEL is a shipped name, hf://owner/repo[@revision], or a model folder. PyTorch is imported by the first call that
-needs it. A wrong name, folder or option raises a `ValueError` of one line.
+needs it. An invalid name, folder or option raises a `ValueError` with a message of one line.
 """
 
 import fnmatch
@@ -36,7 +36,7 @@ def load(model: str, device: str = "cpu") -> "nn.Module":
 
 
 def download(model: str, to: str | Path | None = None) -> Path:
-    """The folder of a MODEL, verified: copied into the new folder `to`, or else where it is shipped or cached."""
+    """Verifies a MODEL; returns its folder: the new folder `to`, or by default where it is shipped or cached."""
     from commands.download import download
 
     return download(model, None if to is None else Path(to))
@@ -47,7 +47,7 @@ def evaluate(model: str, *, full: bool = False, device: str = "auto") -> dict[st
 
     Args:
         model: a MODEL.
-        full: as many draws as the card states; else few enough to end within ten minutes on two cores.
+        full: use as many draws as the card states; by default, few enough for ten minutes on two cores.
         device: cpu, cuda, mps, or auto.
     """
     from checkpoints.store import load
@@ -74,8 +74,8 @@ def from_pretrained(
     Args:
         model_id: owner/name on the Hub, a folder, or a shipped name.
         revision: a branch, tag or commit on the Hub; by default main.
-        token: by default the one that is logged in; False for none.
-        local_files_only: do not ask the Hub; use its cache.
+        token: by default that of the logged-in user; False for none.
+        local_files_only: use the cache without asking the Hub.
         device: where the model goes.
     """
     if model_id in shipped() or os.path.isdir(model_id):
@@ -96,12 +96,12 @@ def push_to_hub(
     token: str | bool | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Verifies a model folder or a shipped model, and sends it to the Hub in one commit; returns the repository's URL.
+    """Verifies a model folder or a shipped model and uploads it to the Hub in one commit; returns the repository's URL.
 
     Args:
         model: a folder with its card (`lightning-zoo evaluate FOLDER --update` writes it), or a shipped name.
         repo_id: owner/name. private: of a new repository.
-        token: one that may write; by default the one that is logged in. commit_message: of the commit.
+        token: with write access; by default that of the logged-in user. commit_message: of the commit.
     """
     from checkpoints.hub import publish
     from commands.download import check

@@ -6,13 +6,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.whole import written_whole
 from zoo.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from gymnasium import Env
 
 FASTEST_GIF = 50  # pictures a second; most viewers slow down a GIF that asks for more
 USUAL_RATE = 30.0  # pictures a second, of an environment that does not say its own
@@ -40,10 +43,10 @@ class Film:
     def __init__(self, path: Path, ending: str, width: int | None, most_bytes: float) -> None:
         self._path, self._ending, self._width, self._most_bytes = path, ending, width, most_bytes
         self._encoder: Encoder | None = None
-        self._env: Any = None
+        self._env: Env[Any, Any] | None = None
         self._episode = self._step = self._seen = 0
 
-    def __call__(self, _episode: int, env: Any) -> None:
+    def __call__(self, _episode: int, env: "Env[Any, Any]") -> None:
         if env is not self._env:
             self._env, self._episode, self._step = env, self._episode + 1, 0
             _draw_endless_floor(env)
@@ -167,7 +170,7 @@ class Mp4:
         self._writer.close()
 
 
-def as_pixels(drawn: Any) -> Pixels:
+def as_pixels(drawn: object) -> Pixels:
     """What an environment draws as (height, width, 3) of 0 ... 255.
 
     Grey pictures (height, width) or (height, width, 1) become coloured, and a fourth channel is left out. Numbers of
@@ -193,7 +196,7 @@ def as_pixels(drawn: Any) -> Pixels:
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3]
 
 
-def _draw(env: Any) -> Pixels:
+def _draw(env: "Env[Any, Any]") -> Pixels:
     try:
         drawn = env.render()
     except Exception as error:  # whatever a renderer raises
@@ -217,7 +220,7 @@ def _check_size(first: Pixels, picture: Pixels) -> None:
         raise UserError(f"the environment draws pictures of the sizes {sizes}: a film needs one size")
 
 
-def _draw_endless_floor(env: Any) -> None:
+def _draw_endless_floor(env: "Env[Any, Any]") -> None:
     """Makes the floors that MuJoCo draws endless: a runner soon leaves the drawn part of the plane that holds it."""
     model: Any = getattr(env.unwrapped, "model", None)
     if not hasattr(model, "geom_type"):

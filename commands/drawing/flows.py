@@ -16,6 +16,7 @@ BATCH = 10_000  # points at once
 ANIMATED = 4000  # points
 FRAMES, PAUSE = 36, 8  # of an animation, and how many of them stand still at the end
 COLOURS = 12  # shades of an animation: a GIF of few is small
+DENOISED, SHADES = 28, 8  # steps of a denoising animation, and shades of each colour
 
 
 def write_scatter(points: Tensor, path: Path) -> None:
@@ -64,13 +65,17 @@ def write_comparison(path: Path, name: str, data: Any, model: Any) -> None:
 
 
 def write_animation(path: Path, model: Any, seed: int = 0) -> None:
-    """A GIF: points carried from the base through the layers, or through time; images as their noise grows from 0.
+    """A GIF: points carried from the base through the layers, or through time; images as they are denoised, or those of
+    a flow as their noise grows from 0.
 
     Between two layers the points go in a straight line.
     """
     from PIL import Image
 
-    frames = _image_frames(model, seed) if len(model.shape) == 3 else _point_frames(model, seed)
+    if len(model.shape) == 1:
+        frames = _point_frames(model, seed)
+    else:
+        frames = _denoised_frames(model, seed) if hasattr(model, "denoiser") else _image_frames(model, seed)
     pictures = [Image.fromarray(frame) for frame in [*frames, *[frames[-1]] * PAUSE]]
     with written_whole(path) as beside, beside.open("wb") as file:
         pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=80, loop=0, optimize=True)
@@ -153,6 +158,24 @@ def _dots(points: Tensor, box: Tensor) -> Any:
     blurred = torch.nn.functional.avg_pool2d(count, 3, stride=1, padding=1)[0, 0]
     shade = (blurred.clamp(max=1) * (COLOURS - 1)).round().numpy() / (COLOURS - 1)
     return (matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)
+
+
+def _denoised_frames(model: Any, seed: int) -> list[Any]:
+    """x_t on its way down, in few shades: a GIF of noise is large."""
+    from zoo.pictures import image_grid
+
+    columns, rows = 6, 4
+    labels = model.labels_in_turn(torch.arange(columns * rows))
+    steps, seen = min(DENOISED, model.process.num_timesteps), []
+
+    def watch(t: int, x: Tensor, x0: Tensor) -> None:
+        seen.append(x / torch.hypot(*(torch.as_tensor(scale) for scale in model.process.at(t))))
+
+    generator = torch.Generator().manual_seed(seed)
+    options = {"sampler": "ddim", "steps": steps, "spacing": "trailing"}
+    model.sample(columns * rows, labels=labels, generator=generator, on_step=watch, **options)
+    shades = [((x.cpu().clamp(-1, 1) + 1) * (SHADES - 1) / 2).round() * 2 / (SHADES - 1) - 1 for x in seen]
+    return [image_grid(x, columns, max(1, 56 // model.shape[-1])) for x in shades]
 
 
 def _image_frames(model: Any, seed: int) -> list[Any]:

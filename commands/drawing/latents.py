@@ -1,15 +1,21 @@
 """Grids of images: on the way down, between two latents, there and back, and from what is known of one."""
 
 import argparse
-from typing import Any
+from functools import partial
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from checkpoints.catalogue import Description
 from commands.drawing.panels import Panel, draw
 from commands.labels import class_names, every_class, has_null_label
 from commands.measures.common import data_for
+from zoo.protocols import Sampler
+
+if TYPE_CHECKING:
+    from zoo.diffusion.model import ImageDiffusion
 
 STEPS = 50  # of DDIM, or as many as the model has
 SAMPLES, TIMES = 4, 10  # of the denoising picture: samples, and columns
@@ -19,7 +25,22 @@ GIVEN, COMPLETED = 8, 3  # of the completion: images, and samples of each
 Numbers = list[dict[str, Any]]
 
 
-def denoising(model: Any, args: argparse.Namespace) -> Numbers:
+class FromLatents(Sampler, Protocol):
+    """A model that makes each sample from a latent of its own."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+def denoising(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """x_t and the estimate of x_0 at ten times of a run."""
     labels = _labels(model, SAMPLES)
     noisy, clean, times = [_latents(model, SAMPLES, args.seed)], [], [model.process.num_timesteps]
@@ -43,7 +64,7 @@ def denoising(model: Any, args: argparse.Namespace) -> Numbers:
     return []
 
 
-def interpolation(model: Any, args: argparse.Namespace) -> Numbers:
+def interpolation(model: "FromLatents", args: argparse.Namespace) -> Numbers:
     """Six pairs of latents, nine images along the arc of each; of one class a row."""
     from zoo.diffusion.samplers import slerp
 
@@ -59,7 +80,7 @@ def interpolation(model: Any, args: argparse.Namespace) -> Numbers:
     return []
 
 
-def inversion(model: Any, args: argparse.Namespace) -> Numbers:
+def inversion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Ten test images and their round trips: a row for each number of steps."""
     from zoo.diffusion.samplers import ddim, ddim_invert
     from zoo.diffusion.schedules import timesteps
@@ -83,7 +104,7 @@ def inversion(model: Any, args: argparse.Namespace) -> Numbers:
     return numbers
 
 
-def completion(model: Any, args: argparse.Namespace) -> Numbers:
+def completion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Eight test images, their upper halves, and three samples that keep these; of colours, also from the greys."""
     from zoo.diffusion.inverse import averages, inpainting
 
@@ -98,32 +119,33 @@ def completion(model: Any, args: argparse.Namespace) -> Numbers:
     if model.shape[0] == 3:
         shown.append(("colours for greys", "grey", grey.expand_as(images), averages(grey, model.shape)))
     panels = []
-    options = {"steps": min(20, model.process.num_timesteps), "labels": labels}
+    steps = min(20, model.process.num_timesteps)
     generator = torch.Generator().manual_seed(args.seed)
     for title, name, part, known in shown:
-        drawn = [model.sample(GIVEN, known=known, generator=generator, **options).cpu() for _ in range(COMPLETED)]
+        complete = partial(model.sample, GIVEN, known=known, steps=steps, labels=labels, generator=generator)
+        drawn = [complete().cpu() for _ in range(COMPLETED)]
         names = ["real", name, *[""] * COMPLETED]
         panels.append(Panel(f"{args.model}: {title}", torch.cat([images, part, *drawn]), GIVEN, names))
     draw(args.output, panels)
     return []
 
 
-def _needs_labels(model: Any) -> bool:
+def _needs_labels(model: "ImageDiffusion") -> bool:
     return bool(model.labels) and not has_null_label(model)
 
 
-def _options(model: Any) -> dict[str, Any]:
+def _options(model: "FromLatents") -> dict[str, Any]:
     """Those of a sampler that draws no noise of its own, for a model whose samples take steps."""
     return {"sampler": "ddim", "steps": min(STEPS, model.process.num_timesteps)} if hasattr(model, "process") else {}
 
 
-def _latents(model: Any, count: int, seed: int) -> Tensor:
+def _latents(model: "FromLatents", count: int, seed: int) -> Tensor:
     shape = getattr(model, "latent_shape", model.shape)
     latents = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
     return latents.to(next(model.parameters()).device)
 
 
-def _labels(model: Any, count: int) -> Tensor | None:
+def _labels(model: "FromLatents", count: int) -> Tensor | None:
     """The first classes of a model in turn, if it has any."""
     if not model.labels:
         return None

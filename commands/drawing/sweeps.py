@@ -3,13 +3,16 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from checkpoints.whole import written_whole
 from commands.labels import has_null_label
 from commands.measures.common import Measurement, data_for, draw_samples, few_steps, in_words, mean, say
 from commands.measures.images import SMALL
 from commands.measures.judge import Judge
+
+if TYPE_CHECKING:
+    from zoo.diffusion.model import ImageDiffusion
 
 STEPS = (5, 10, 20, 50, 100, 1000)
 SWEPT = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)  # scales of guidance
@@ -24,7 +27,7 @@ SLOW = ("ddpm", "ddim")  # these gain from more steps
 Numbers = list[dict[str, Any]]
 
 
-def steps(model: Any, args: argparse.Namespace) -> Numbers:
+def steps(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Each sampler at each number of steps: its FID over that of training images."""
     by_label = bool(model.labels) and not has_null_label(model)
     judge = Judge(data_for(model, args.described), by_label=by_label)
@@ -59,7 +62,7 @@ def steps(model: Any, args: argparse.Namespace) -> Numbers:
     return numbers
 
 
-def guidance(model: Any, args: argparse.Namespace) -> Numbers:
+def guidance(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     """Each scale: the share of samples that read as the label asked for, FID, precision, recall."""
     judge = Judge(data_for(model, args.described), by_label=True)
     few = few_steps(model)

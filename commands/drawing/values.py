@@ -133,7 +133,7 @@ def _draw(q: Tensor, grid: Any, title: str, low: float, high: float) -> np.ndarr
         if not acts[row, column]:
             colour = GOAL if letter == "G" else DARK
             axes.add_patch(_square(row, column, colour))
-            name = {"G": "goal", "H": "hole", "C": "cliff"}.get(letter, letter)
+            name = {"G": "goal", "H": "hole", "C": "cliff"}.get(letter, str(letter))
             axes.text(column, row, name, ha="center", va="center", color="white", fontsize=cell / 7)
             continue
         share = (values[row, column] - low) / (high - low)

@@ -112,7 +112,8 @@ def score(model: Any, described: Description, *, full: bool, say: Say) -> Metric
     data = data_for(model, described)
     images = data.images("test")
     test, draws = images[affordable(images)], 2 if full else 1
-    generator, bits = torch.Generator().manual_seed(0), []
+    generator = torch.Generator().manual_seed(0)
+    bits: list[float] = []
     for x0 in in_batches(test, device_of(model)):
         say(f"likelihood: image {len(bits)} of {len(test)}")
         nats = model.log_likelihood(x0, levels=data.levels, draws=draws, steps=LIKELIHOOD_STEPS, generator=generator)
@@ -172,7 +173,7 @@ def _quality(judge: Judge, found: list[Scores], at: str, how: str) -> Metrics:
     )
     metrics[f"nearest_ratio{at}"] = Measurement.of(
         [scores.nearest for scores in found],
-        f"{DISTANCE}, {judge.unseen:.4f}; below 1 is copying; {against}",
+        f"{DISTANCE}, {judge.unseen:.4f}; below nearest_ratio_training_images is copying; {against}",
         1 / judge.unseen,
     )
     metrics[f"fid{at}"] = Measurement.of([scores.fid for scores in found], f"FID, features of {judge.name}; {against}")
@@ -193,7 +194,14 @@ def _real_images(judge: Judge) -> Metrics:
         "fid_validation_images": Measurement.of(
             [judge.validation], f"FID of the {judge.num_validation} validation images, {space}"
         ),
+        "nearest_ratio_training_images": _among(judge.among, judge.unseen, count),
     }
+
+
+def _among(among: float, unseen: float, count: int) -> Measurement:
+    """How near new images from the source of the training images would lie: it may be a nearer one than the test's."""
+    text = f"median distance of {count} training images to the nearest other one over that of test images, {unseen:.4f}"
+    return Measurement.of([among / unseen], text)
 
 
 def _measure_copying(model: Any, data: Any, labels: Tensor | None, sets: Sets, say: Say) -> Metrics:
@@ -211,9 +219,10 @@ def _measure_copying(model: Any, data: Any, labels: Tensor | None, sets: Sets, s
         at, how = f"_{label}" if label else "", f"{len(test)} samples{in_words(model, options)}; {number} draws"
         metrics[f"spectrum_ratio{at}"] = Measurement.of(sharp, f"{SHARPNESS}; {how}")
         metrics[f"nearest_ratio{at}"] = Measurement.of(
-            nearest, f"{DISTANCE}, {unseen:.4f}; below 1 is copying; {how}", 1 / unseen
+            nearest, f"{DISTANCE}, {unseen:.4f}; below nearest_ratio_training_images is copying; {how}", 1 / unseen
         )
-    return metrics
+    among = nearest_distances(train[: len(test)], train, among=True).median().item()
+    return metrics | {"nearest_ratio_training_images": _among(among, unseen, len(test))}
 
 
 def _needed_labels(model: Any, labels: Tensor) -> Tensor | None:

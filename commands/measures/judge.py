@@ -50,6 +50,7 @@ class Judge:
         random_base: the mean of the same in the features of the random network.
         validation: the FID of the validation images, of which there are num_validation.
         unseen: the median distance of a test image to its nearest training image.
+        among: the median distance of a training image to the nearest other one.
     """
 
     def __init__(self, data: Any, *, by_label: bool = False) -> None:
@@ -75,6 +76,7 @@ class Judge:
         self.validation = frechet_distance(features_of(self._model, validation), self._real)
         self.num_validation = len(validation)
         self.unseen = nearest_distances(self.test, self._train).median().item()
+        self.among = nearest_distances(self._train[: len(self.test)], self._train, among=True).median().item()
 
     def __call__(self, samples: "Tensor", labels: "Tensor | None" = None) -> Scores:
         features = features_of(self._model, samples)

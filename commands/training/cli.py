@@ -208,6 +208,8 @@ class CommandLine(LightningCLI):
                 )
         if self._resumed is not None:
             check_model(self.model, self._resumed, Path(self._get_option("ckpt_path")))
+        elif self.subcommand != "fit" and _is_untrained(self.model):
+            raise UserError(f"{self.subcommand} needs --ckpt_path: without a checkpoint the weights are untrained")
 
     def fit(self, model: L.LightningModule, **kwargs: Any) -> None:
         """Trains, and prints at the end where the run is or how to resume it."""
@@ -254,6 +256,11 @@ class CommandLine(LightningCLI):
 
     def _get_option(self, name: str) -> Any:
         return self.config[self.config.subcommand].get(name)
+
+
+def _is_untrained(model: L.LightningModule) -> bool:
+    """Whether a new module has random weights: it is trained, and does not start from a pretrained model."""
+    return is_overridden("training_step", model) and model.hparams.get("pretrained") is None
 
 
 def _as_user_error(error: Exception, root: Path) -> Exception:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from checkpoints.whole import written_whole
 from commands.training.runs import BEST, INTERRUPTED, LAST, keep_rows
 from datamodules import Points
-from lightning_modules.trainer.callbacks import LearningCurves, Predictions, SaveOnInterrupt
+from lightning_modules.trainer.callbacks import EpochCheckpoint, LearningCurves, Predictions, SaveOnInterrupt
 from lightning_modules.trainer.progress import EnvStepBar, EnvStepCheckpoint
 from zoo.errors import UserError
 
@@ -43,8 +43,10 @@ def callbacks(
     if plays:
         added.append(EnvStepCheckpoint(root / LAST, options.save_every_n_env_steps))
     else:
-        stem, every = LAST.removesuffix(".ckpt"), options.save_every_n_epochs
-        added.append(ModelCheckpoint(root, filename=stem, every_n_epochs=every, enable_version_counter=False))
+        interval, whole_epochs = options.trainer.val_check_interval, options.trainer.check_val_every_n_epoch is not None
+        added.append(
+            EpochCheckpoint(root / LAST, options.save_every_n_epochs, whole_epochs and interval in (None, 1.0))
+        )
     added.append(SaveOnInterrupt(root / INTERRUPTED))
     return added
 

@@ -6,10 +6,12 @@ import os
 import pickle
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 
 from checkpoints.table import builder
 from lightning_modules.trainer.construct import plain
@@ -25,6 +27,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file is missing, truncated, holds other objects, or was written by other software.
     """
+    if os.path.isdir(path):
+        raise UserError(f"{str(path)!r} is a folder: name a checkpoint, as {str(path / LAST)!r}")
     if not path.is_file():
         raise UserError(f"the checkpoint {str(path)!r} does not exist")
     try:
@@ -77,7 +81,7 @@ def _difference(module: Any, content: dict[str, Any]) -> str:
     return ""
 
 
-def changed_options(content: dict[str, Any], model: Any, data: Any) -> list[str]:
+def changed_options(content: dict[str, Any], model: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     """Options that differ between a config and a checkpoint, as "model.learning_rate 0.001 (it was 0.003)"."""
     changes = []
     for part, key, now in (("model", "hyper_parameters", model), ("data", "datamodule_hyper_parameters", data)):
@@ -89,7 +93,7 @@ def changed_options(content: dict[str, Any], model: Any, data: Any) -> list[str]
     return sorted(changes)
 
 
-def keep_rows(logger: Any, log: Path, steps: int) -> None:
+def keep_rows(logger: Logger, log: Path, steps: int) -> None:
     """Copies the first `steps` steps of a log into the logger of a resumed run; Lightning would start an empty one."""
     if not log.is_file():
         return

@@ -1,4 +1,4 @@
-"""Rollouts to learn from, of a policy in vector environments."""
+"""Collects rollouts of a policy in vector environments."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from zoo.rl.types import Rollout
 
 
 class Collector:
-    """Rollouts of `steps` vector steps, one batched action of the policy each, into arrays made once.
+    """Collects rollouts of `steps` vector steps, with one batched action each, into preallocated arrays.
 
-    Episodes go on from one rollout to the next. An environment that ended is reset by the step after, whose row is no
-    transition: `Rollout.valid` says so, and it counts for nothing.
+    Episodes continue from one rollout to the next. The step after the end of an episode only resets its environment.
+    That row is no transition: `Rollout.valid` marks it, and it is not counted.
 
     Args:
-        envs: that reset themselves on the step after an end.
+        envs: vector environments that reset on the step after the end of an episode.
         steps: T.
     """
 
@@ -32,7 +32,7 @@ class Collector:
         self._vector_steps = 0
 
     def reset(self, seed: int) -> None:
-        """Begins new episodes everywhere; environment i starts from seed + i."""
+        """Starts a new episode in every environment; environment i is seeded with seed + i."""
         first, _ = self.envs.reset(seed=seed)
         self._last = self._encode(first)
         if not self._observations.size:
@@ -42,10 +42,10 @@ class Collector:
 
     @torch.inference_mode()
     def collect(self, policy: Any) -> Rollout:
-        """The next rollout of a policy, an `ActorCritic` on any device; its random numbers are PyTorch's own.
+        """The next rollout of a policy, an `ActorCritic` on any device; it draws from PyTorch's global random state.
 
         Raises:
-            UserError: if an environment gives a number that is not finite.
+            UserError: if an environment returns a number that is not finite.
         """
         device = policy.low.device
         noise = policy.distribution.noise(self.steps, self.envs.num_envs).to(device)

@@ -1,4 +1,4 @@
-"""One environment by its name: how it is made, what its spaces are, and a fix for each thing that can be wrong."""
+"""Environments by name: how one is made, what its spaces are, and an error with a fix for all that can be wrong."""
 
 import difflib
 import importlib.util
@@ -16,7 +16,7 @@ from zoo.errors import UserError, one_line
 from zoo.rl.policies import LARGEST_RANGE
 from zoo.rl.types import Spaces
 
-# what is missing -> our extra that brings it
+# missing package -> the extra of this project that installs it
 EXTRAS = {"mujoco": "mujoco", "imageio": "mujoco", "box2d": "box2d", "pygame": "video"}
 Arguments = dict[str, int | float | bool]
 
@@ -25,8 +25,8 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
     """One environment.
 
     Args:
-        name: its id in Gymnasium's registry. arguments: of its constructor; numbers and truth values.
-        render: whether `render()` is to give pictures.
+        name: its id in Gymnasium's registry. arguments: of its constructor; numbers, true or false.
+        render: whether `render()` must return pictures.
 
     Raises:
         UserError: if there is no such environment, a package that it needs is missing, or an argument does not fit.
@@ -35,9 +35,9 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
     if render and importlib.util.find_spec("pygame") is None:
         raise UserError("a video needs a renderer: pip install 'lightning-zoo[video]'")
     if render:
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures are wanted, and no window
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, without a window
         if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-            os.environ.setdefault("MUJOCO_GL", "egl")  # by itself MuJoCo would ask for a window
+            os.environ.setdefault("MUJOCO_GL", "egl")  # by default MuJoCo opens a window
     options: dict[str, Any] = {**(arguments or {}), **({"render_mode": "rgb_array"} if render else {})}
     try:
         with _silence(name):
@@ -56,16 +56,18 @@ def make(name: str, arguments: Arguments | None = None, render: bool = False) ->
 
 
 def check_name(name: str, arguments: Arguments | None = None) -> None:
-    """Raises a UserError unless the registry knows `name` and the arguments are plain numbers."""
-    if ":" in name:  # Gymnasium would import what stands before it
-        raise UserError(f"environment {name!r} must not hold a ':': name the module with --env-module instead")
+    """Raises a UserError unless `name` is registered and the arguments are plain numbers."""
+    if ":" in name:  # Gymnasium would import the module before it
+        raise UserError(f"environment {name!r} must not contain ':': name the module with --env-module instead")
     for key, value in (arguments or {}).items():
-        if not isinstance(value, int | float):  # a text could name a file
+        if not isinstance(value, int | float):  # a string could name a file
             raise UserError(f"environment argument {key!r} must be a number, true or false, got {value!r}")
     if name not in gym.registry:
         near = difflib.get_close_matches(name, gym.registry, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise UserError(f"unknown environment {name!r}; {hint}one of your own needs its module: --env-module MODULE")
+        raise UserError(
+            f"unknown environment {name!r}; {hint}for an environment of yours, name its module with --env-module MODULE"
+        )
 
 
 def spaces_of(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) -> Spaces:
@@ -80,7 +82,7 @@ def spaces_of(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) 
     elif isinstance(observations, gym.spaces.Box) and observations.shape:
         shape = tuple(int(size) for size in observations.shape)
     else:
-        raise UserError(f"{name} has observations {observations}, but only a Box or a Discrete is known: wrap it")
+        raise UserError(f"{name} has observations {observations}, but only Box and Discrete are supported: wrap it")
     spaces = Spaces(observation_shape=shape, num_actions=(), action_low=(), action_high=())
     match actions:
         case gym.spaces.Discrete() if actions.start == 0:
@@ -88,27 +90,27 @@ def spaces_of(name: str, observations: gym.Space[Any], actions: gym.Space[Any]) 
         case gym.spaces.MultiDiscrete() if actions.nvec.ndim == 1 and not actions.start.any():
             return spaces | {"num_actions": tuple(int(n) for n in actions.nvec)}
         case gym.spaces.Box() if np.issubdtype(actions.dtype, np.integer):
-            raise UserError(f"{name} has actions {actions} of whole numbers: make them MultiDiscrete, or real numbers")
+            raise UserError(f"{name} has actions {actions} of integers: make them MultiDiscrete, or floats")
         case gym.spaces.Box() if len(actions.shape) == 1 and actions.is_bounded():
             low, high = _within(actions.low, np.inf), _within(actions.high, -np.inf)
             if not (high.astype(np.float64) - low < LARGEST_RANGE).all():
-                raise UserError(f"{name} has actions {actions}, whose bounds stand for none: give it finite ones")
+                raise UserError(f"{name} has actions {actions}, which are practically unbounded: give them real bounds")
             return spaces | {"action_low": tuple(low.tolist()), "action_high": tuple(high.tolist())}
     raise UserError(
-        f"{name} has actions {actions}, which no policy here takes: only Discrete and MultiDiscrete from 0, and Box of "
-        "one dimension with finite bounds"
+        f"{name} has actions {actions}, but only Discrete and MultiDiscrete from 0, and a one-dimensional Box with "
+        "finite bounds are supported: wrap it"
     )
 
 
 def _within(bounds: np.ndarray[Any, Any], inwards: float) -> np.ndarray[Any, Any]:
-    """Bounds in float32, none outside those that were given."""
+    """Bounds in float32, rounded inwards where rounding to nearest would exceed them."""
     rounded = bounds.astype(np.float32)
     outside = rounded < bounds if inwards > 0 else rounded > bounds
     return np.where(outside, np.nextafter(rounded, np.float32(inwards)), rounded)
 
 
 def encoder(space: gym.Space[Any]) -> Callable[[Any], np.ndarray[Any, Any]]:
-    """What makes observations of a space, one or many, into float32: whole numbers one-hot, uint8 divided by 255."""
+    """A function of observations, one or many, to float32: Discrete becomes one-hot, and uint8 is divided by 255."""
     if isinstance(space, gym.spaces.Discrete):
         size, start = int(space.n), int(space.start)
 
@@ -125,7 +127,7 @@ def encoder(space: gym.Space[Any]) -> Callable[[Any], np.ndarray[Any, Any]]:
 
 
 def check_environment(name: str, env: gym.Env[Any, Any]) -> None:
-    """Takes one step, and raises a UserError if what the environment returns is not what Gymnasium asks for."""
+    """Takes one step, and raises a UserError if the environment does not return what Gymnasium's interface demands."""
 
     def wrong(what: str) -> UserError:
         return UserError(f"environment {name}: {what}")
@@ -134,12 +136,12 @@ def check_environment(name: str, env: gym.Env[Any, Any]) -> None:
         space = env.observation_space
         shape, wanted = np.shape(observation), space.shape
         if shape != wanted:
-            raise wrong(f"{where} gave an observation of shape {shape}, but its space has {wanted}")
+            raise wrong(f"{where} returned an observation of shape {shape}, but its space has {wanted}")
         if isinstance(space, gym.spaces.Box) and not np.can_cast(
             np.asarray(observation).dtype, space.dtype, "same_kind"
         ):
             given = np.asarray(observation).dtype
-            raise wrong(f"{where} gave an observation of type {given}, but its space has {space.dtype}")
+            raise wrong(f"{where} returned an observation of type {given}, but its space has {space.dtype}")
 
     try:
         env.action_space.seed(0)
@@ -149,7 +151,7 @@ def check_environment(name: str, env: gym.Env[Any, Any]) -> None:
         answer = env.step(env.action_space.sample())
     except UserError:
         raise
-    except Exception as error:  # whatever a user's environment raises
+    except Exception as error:  # a user's environment may raise anything
         raise wrong(f"{type(error).__name__}: {one_line(str(error))}") from error
     observed(first[0], "reset")
     if not (isinstance(answer, tuple) and len(answer) == 5):
@@ -167,13 +169,13 @@ def check_finite(values: np.ndarray[Any, Any], what: str, first_step: int) -> No
     rows = ~np.isfinite(values.reshape(*values.shape[:2], -1)).all(-1)
     step, environment = (int(index) for index in np.argwhere(rows)[0])
     raise UserError(
-        f"environment {environment} gave a {what} that is not finite at its step {first_step + step} of this run: "
-        "the environment is at fault, or the actions that it was given"
+        f"environment {environment} returned a {what} that is not finite at its step {first_step + step} of this run: "
+        "check the environment, and whether the policy diverged"
     )
 
 
 def _follow(env: gym.Env[Any, Any]) -> None:
-    """Looks through MuJoCo's camera that follows a body, if its model has one: the default one stands still."""
+    """Selects the camera that follows the body, if the MuJoCo model has one: the default camera stands still."""
     renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is None:
         return
@@ -185,7 +187,7 @@ def _follow(env: gym.Env[Any, Any]) -> None:
 
 @contextmanager
 def _silence(name: str) -> Iterator[None]:
-    """Nothing is said of an environment that is out of date, nor by MuJoCo of its file, on a console or in a log."""
+    """Hides warnings about outdated environments, and MuJoCo's about its model file, which it prints and logs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if ".mujoco." not in str(gym.spec(name).entry_point):

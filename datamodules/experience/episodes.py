@@ -1,4 +1,4 @@
-"""Whole episodes, to judge a policy by."""
+"""Whole episodes, to evaluate a policy."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from datamodules.experience.environments import check_finite, encoder
 from zoo.errors import UserError
 from zoo.rl.types import Episodes
 
-ROWS = 10  # of every batch that a policy sees here
+ROWS = 10  # in every batch of observations
 MAX_STEPS = 100_000  # of an episode
 
 Env = gym.Env[Any, Any]
@@ -29,17 +29,17 @@ def play(
     max_steps: int = MAX_STEPS,
     option: str | None = None,
 ) -> Episodes:
-    """One whole episode from each seed: without exploring, each return depends on its seed and the policy alone.
+    """Plays one whole episode from each seed. Without exploration, a return depends only on the seed and the policy.
 
-    A processor rounds by the shape of a batch and by the row. So the policy always sees ten rows, and the episode of
-    seed s is in row s modulo ten. At most ten environments are open at once, or as many as can be opened, since some
-    simulators allow one; each plays several episodes.
+    Rounding depends on the shape of a batch and on the row. So the policy always sees ten rows, and the episode of seed
+    s is in row s modulo ten. At most ten environments are open at once, and fewer where a simulator allows fewer; each
+    plays several episodes.
 
     Args:
-        policy: a `zoo.protocols.Player`. make: a new environment.
-        explore: whether actions are drawn; by default the most probable. generator: of the drawn ones.
-        on_step: called with (episode, its environment) after the reset and each step.
-        max_steps: a longer episode is an error. option: that sets it, for the message.
+        policy: a `zoo.protocols.Player`. make: returns a new environment.
+        explore: whether to sample actions; by default the policy takes the most probable one. generator: for sampling.
+        on_step: called with (episode, its environment) after the reset and after each step.
+        max_steps: a longer episode is an error. option: the option that sets it, for the error message.
 
     Raises:
         UserError: if an episode does not end, or a reward is not finite.
@@ -78,18 +78,18 @@ def play(
 
 
 def _open(make: Callable[[], Env], count: int) -> list[Env]:
-    """Up to `count` environments: as many as can be open at once."""
+    """Up to `count` environments, as many as can be open at once."""
     envs = [make()]
     for _ in range(count - 1):
         try:
             envs.append(make())
-        except Exception:  # a simulator of which only so many run, by whatever it raises
+        except Exception:  # a simulator that allows only so many instances may raise anything
             break
     return envs
 
 
 def _waves(seeds: Sequence[int], most: int) -> Iterator[dict[int, int]]:
-    """Every episode once, as {row: episode}: at most `most` at a time, the one of seed s in row s modulo ROWS."""
+    """Every episode once, as {row: episode}: at most `most` at a time, that of seed s in row s modulo ROWS."""
     waiting = [*range(len(seeds))]
     while waiting:
         wave: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Experience as data: what a policy meets in its environments, collected while it learns."""
+"""Experience as data: rollouts of the policy in training, collected while it learns."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,30 +16,30 @@ from datamodules.experience.vector import VECTORIZATIONS, close_vector, make_vec
 from zoo.errors import UserError
 from zoo.rl.types import Episodes, Rollout, Spaces
 
-VALIDATION_SEED = 1000  # of the first validation episode; 0 to 99 are for the final evaluation alone
+VALIDATION_SEED = 1000  # of the first validation episode; 0 to 99 are reserved for the final evaluation
 TEST_EPISODES = 100
 
 
 class Experience(L.LightningDataModule):
     """Rollouts of the module in training, from `num_envs` copies of an environment.
 
-    A training batch is an iterable of `zoo.rl.types.Rollout`, each collected with the policy as it is when it is asked
-    for; a validation batch the `Episodes` that it plays without exploring. Needs a module with `model`, a policy, and
-    `env_steps`, a count.
+    A training batch is an iterable of `zoo.rl.types.Rollout`, each collected with the current policy when it is
+    requested. A validation batch is the `Episodes` that the policy plays without exploration. Needs a module with
+    `model`, a policy, and `env_steps`, a count.
 
     Args:
         environment: an id of Gymnasium's registry.
         total_env_steps: transitions in the whole run, over all processes.
         num_envs: copies in each process.
         rollout_steps: vector steps in a rollout.
-        rollouts_per_batch: rollouts in a training batch, whose metrics are logged as one; by default one, or where that
-            has fewer than 256 transitions, as many as have 1,000.
+        rollouts_per_batch: rollouts in a training batch, whose metrics are averaged and logged once; by default one, or
+            if that has fewer than 256 transitions, enough for 1,000.
         vectorization: "sync", "async" (a process each), "native" (where the environment has it) or "envpool".
         environment_arguments: of the environment's constructor; numbers, true or false.
-        seed: of the environments; by default that of the run. Each process and each reset has its own.
-        validation_episodes: episodes of a validation, from fixed seeds; 0 for none, as a simulator needs of which only
-            one runs at a time.
-        max_episode_steps: of a validation's episode; a longer one is an error.
+        seed: of the environments; by default that of the run. Each process and each reset derives its own from it.
+        validation_episodes: episodes of a validation, from fixed seeds; 0 for none, for a simulator that allows only
+            one instance.
+        max_episode_steps: of a validation episode; a longer one is an error.
     """
 
     provides = ("spaces", "total_env_steps")
@@ -95,11 +95,11 @@ class Experience(L.LightningDataModule):
         return self.loader
 
     def warn_without_limit(self) -> None:
-        """An environment without a limit of steps may never end an episode."""
+        """Warns if an episode may never end, for lack of a time limit."""
         if gym.spec(self.environment).max_episode_steps is None:
             warnings.warn(
-                f"{self.environment} is registered without max_episode_steps: an episode that does not end by itself "
-                f"never ends, and is an error in validation after {self.max_episode_steps:,} steps",
+                f"{self.environment} is registered without max_episode_steps: an episode may never end, and in "
+                f"validation it is an error after {self.max_episode_steps:,} steps",
                 stacklevel=2,
             )
 
@@ -118,17 +118,18 @@ class Experience(L.LightningDataModule):
         self.close()
 
     def close(self) -> None:
-        """Ends the training environments, and their processes."""
+        """Closes the training environments, and their processes."""
         if self.loader is not None:
             close_vector(self.loader.collector.envs)
             self.loader = None
 
 
 class RolloutLoader:
-    """Collects rollouts with the weights of the moment, each when it is asked for.
+    """Collects each rollout when it is requested, with the current weights.
 
-    It has a length, so that Lightning asks for the next batch only when the last has been learned from. The length is
-    the most rollouts that `total_env_steps` can take, if every other row reset an environment; the run stops before.
+    It has a length, so that Lightning requests the next batch only after it has trained on the last. The length is the
+    largest number of rollouts that `total_env_steps` can need, where every other row resets an environment; the run
+    stops earlier.
     """
 
     def __init__(self, data: Experience) -> None:
@@ -155,16 +156,16 @@ class RolloutLoader:
         """The next rollout, on the device of the policy."""
         self.rollouts += 1
         device = self.module.device
-        with torch.autocast(device.type, enabled=False):  # a policy acts in full precision
+        with torch.autocast(device.type, enabled=False):  # the policy acts in full precision
             rollout = self.collector.collect(self.module.model)
         return Rollout(*(part.to(device) for part in rollout))
 
     def reset(self) -> None:
-        """Begins new episodes, from seeds that depend on the seed, the process and the steps so far alone."""
+        """Starts new episodes, from seeds that depend only on the run's seed, the process and the steps so far."""
         self.collector.reset(self._reset_seed())
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning stores it in the checkpoint. Environments cannot be stored: a resumed run resets them."""
+        """What Lightning saves in the checkpoint. Environments cannot be saved: a resumed run resets them."""
         return {"rollouts": self.rollouts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -176,7 +177,7 @@ class RolloutLoader:
 
 
 class Rollouts:
-    """Up to `count` rollouts of a training batch, fewer where `total_env_steps` is reached before."""
+    """Up to `count` rollouts of a training batch, fewer if `total_env_steps` is reached first."""
 
     def __init__(self, loader: RolloutLoader, count: int) -> None:
         self.loader, self.count = loader, count
@@ -189,7 +190,7 @@ class Rollouts:
 
 
 class EpisodeLoader:
-    """Plays one episode from each seed, without exploring, as a single batch."""
+    """Plays one episode from each seed, without exploration, as a single batch."""
 
     def __init__(self, data: Experience, seeds: range) -> None:
         self.data, self.seeds = data, seeds

@@ -1,4 +1,4 @@
-"""Experience as data for methods that learn from old transitions: collected and replayed by turns."""
+"""Experience as data for off-policy methods: collection and replay in turns."""
 
 import math
 from collections.abc import Iterator
@@ -21,35 +21,35 @@ PRIORITIES = (None, "proportional", "rank")
 
 
 class Replay(Experience):
-    """Minibatches of old transitions, `replay_ratio` a new transition, from `num_envs` copies of an environment.
+    """Minibatches from a replay buffer, `replay_ratio` for each new transition, of `num_envs` copies of an environment.
 
-    A training batch is `Rounds`: `update_every` environment steps with the policy as it is then, and the minibatches
-    that they give, by turns. The first one also collects `warmup_env_steps` transitions with random actions. A
-    validation batch is as that of `Experience`. Needs a module with `model`, an actor, `gamma` and `env_steps`.
+    A training batch is `Rounds`: in turns, `update_every` environment steps with the current policy, and the
+    minibatches that follow them. The first round also collects `warmup_env_steps` transitions with random actions.
+    Validation is that of `Experience`. Needs a module with `model`, an actor, `gamma` and `env_steps`.
 
     Args:
         environment, vectorization, environment_arguments, seed, validation_episodes, max_episode_steps: as
             `Experience`.
         total_env_steps: transitions in the whole run, over all processes.
         num_envs: copies in each process.
-        capacity: rows of the buffer of each process, on the device of the policy; a full one loses the oldest.
+        capacity: of the buffer of each process, on the device of the policy; the oldest rows are overwritten.
         batch_size: rows of a minibatch.
         warmup_env_steps: transitions of each process before the first minibatch.
-        warmup_hold: steps for which a random action is held: what independent ones never reach, held ones may.
+        warmup_hold: steps for which a random action is repeated, which explores farther than independent actions.
         update_every: environment steps of each process between minibatches; a multiple of num_envs.
         replay_ratio: minibatches for each environment step; update_every times it must be whole.
-        n_step: rewards that are summed before a value follows.
-        reward_scale: by which rewards are multiplied before they are learned from (Haarnoja et al. 2018,
-            arXiv:1801.01290, section 5.2): values of the size of 1 to 100 are learned best. Returns are told unscaled.
-        rounds_per_batch: rounds in a training batch, whose metrics are logged as one; by default 1,000 environment
-            steps of them.
+        n_step: rewards that are summed before the target bootstraps.
+        reward_scale: factor of the rewards in the buffer (Haarnoja et al. 2018, arXiv:1801.01290, section 5.2): values
+            of about 1 to 100 are learned best. Returns are logged unscaled.
+        rounds_per_batch: rounds in a training batch, whose metrics are averaged and logged once; by default 1,000
+            environment steps of them.
         priority: null draws rows uniformly, "proportional" by the size of their last error, "rank" by its rank (Schaul
             et al. 2016, arXiv:1511.05952); for a module that weighs rows and gives back errors, as DQN. The minibatches
             of a round are drawn at once, by the priorities before it.
         priority_exponent: alpha, of priorities; 0 draws uniformly.
         weight_exponent: beta, with which the weights of rows begin to correct for that; it rises linearly to 1.
-        save_replay: whether the buffer is saved beside each checkpoint, and restored from there. Otherwise a resumed
-            run begins by collecting `warmup_env_steps` transitions with its policy.
+        save_replay: whether the buffer is saved with each checkpoint, and restored from it. Otherwise a resumed run
+            begins by collecting `warmup_env_steps` transitions with its policy.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class Replay(Experience):
         return self.loader
 
     def save_beside(self, folder: Path) -> None:
-        """Writes the buffer of each process into the folder of a checkpoint that is about to be saved, if asked for."""
+        """With `save_replay`, writes the buffer of each process into the folder of a checkpoint about to be saved."""
         if self.save_replay and self.loader is not None:
             self.loader.write(folder)
 
     def saved_beside(self, folder: Path) -> None:
-        """Removes older buffers, once the checkpoint that goes with the newest one is saved."""
+        """Removes older buffers, once the checkpoint of the newest one is saved."""
         if self.save_replay and self.loader is not None:
             for path in folder.glob("replay-*.pt"):
                 if not path.name.startswith(f"{self.loader.file}-"):
@@ -138,12 +138,12 @@ class Replay(Experience):
 
 
 class Rounds:
-    """Rounds of a training batch, each collected when it is asked for: (G, batch_size, width) rows to learn from.
+    """Rounds of a training batch, each collected when it is requested: (G, batch_size, width) rows to learn from.
 
     Prioritised rows have one column more, their weights, and `prioritize` takes their errors.
 
     Attributes:
-        env_steps: transitions that were collected so far. episodes: returns and lengths of the episodes that ended.
+        env_steps: transitions collected so far. episodes: returns and lengths of the episodes that ended.
     """
 
     def __init__(self, loader: "ReplayLoader", count: int) -> None:
@@ -181,7 +181,7 @@ class Rounds:
 
 
 class ReplayLoader:
-    """Owns environments, collector and buffer of one process; knows how many rounds there are and were."""
+    """The environments, the collector and the buffer of one process; counts the rounds of the run."""
 
     def __init__(self, data: Replay) -> None:
         trainer = data.trainer
@@ -203,7 +203,7 @@ class ReplayLoader:
         own = -(-data.total_env_steps // self.world_size)  # transitions of this process
         self.rounds = -(-max(1, own - data.warmup_env_steps) // data.update_every)
         self.done = 0  # rounds
-        self.surplus = 0  # transitions that were collected beyond what the rounds asked for
+        self.surplus = 0  # transitions collected beyond those that the rounds needed
         self.file: str | None = None
 
     def __len__(self) -> int:
@@ -227,11 +227,11 @@ class ReplayLoader:
         return Priorities(capacity, self.data.priority_exponent, self.data.priority == "rank")
 
     def reset(self) -> None:
-        """Begins new episodes, from seeds that depend on the seed, the process and the steps so far alone."""
+        """Starts new episodes, from seeds that depend only on the run's seed, the process and the steps so far."""
         self.collector.reset(self.module.model, self._reset_seed())
 
     def collect(self) -> int:
-        """The transitions of a round into the buffer, those of the warm-up first; how many they were."""
+        """Collects the transitions of a round into the buffer, those of the warm-up first; returns their number."""
         warmup = 0 if self.buffer.size else self.data.warmup_env_steps
         seen = self._collect(warmup, random=not self.module.env_steps)
         self.surplus += seen - warmup
@@ -248,7 +248,7 @@ class ReplayLoader:
         return seen
 
     def state_dict(self) -> dict[str, Any]:
-        """Lightning stores it in the checkpoint. Environments cannot be stored: a resumed run resets them."""
+        """What Lightning saves in the checkpoint. Environments cannot be saved: a resumed run resets them."""
         return {"rounds": self.done, "file": self.file}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -264,14 +264,14 @@ class ReplayLoader:
         self.surplus = saved["surplus"]
 
     def write(self, folder: Path) -> None:
-        """Writes the buffer into a folder; the checkpoint that is saved next names it."""
+        """Writes the buffer into a folder; the next checkpoint names the file."""
         folder.mkdir(parents=True, exist_ok=True)
         self.file = f"replay-{int(self.module.env_steps)}"
         state = self.buffer.state() | self._describe() | {"surplus": self.surplus}
         write_state(folder / f"{self.file}-{self.rank}.pt", state)
 
     def _describe(self) -> dict[str, Any]:
-        """What a restored buffer must agree in."""
+        """What a restored buffer must have in common with this run."""
         names = ("environment", "environment_arguments", "n_step", "reward_scale", "priority")
         described = {name: getattr(self.data, name) for name in names}
         return described | {"gamma": self.module.gamma, "width": self.buffer.rows.shape[1]}

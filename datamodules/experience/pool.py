@@ -12,9 +12,9 @@ from zoo.errors import UserError
 
 
 class EnvPool(VectorEnv):
-    """`num_envs` environments of EnvPool; one that has ended is reset by the next step, which ignores its action.
+    """`num_envs` environments of EnvPool; the step after the end of an episode ignores its action and resets.
 
-    EnvPool takes a seed when it is made and no later: `reset(seed=...)` makes it anew.
+    EnvPool can be seeded only when it is made, so `reset(seed=...)` makes it again.
 
     Raises:
         UserError: if EnvPool is not installed, or has no such environment.
@@ -37,9 +37,9 @@ class EnvPool(VectorEnv):
 
     def _make(self, seed: int) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the precision of bounds
+            warnings.simplefilter("ignore")  # about the precision of bounds
             self._envs = self._pool(seed=seed)
-            _ = self._envs.observation_space, self._envs.action_space  # made and kept at first use
+            _ = self._envs.observation_space, self._envs.action_space  # created on first use
 
     def reset(self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None) -> Any:
         if isinstance(seed, int):

@@ -1,4 +1,4 @@
-"""Replay: transitions as they come, kept in a ring, and drawn from it to learn again."""
+"""Replay: collects transitions, stores them in a ring buffer, and samples minibatches from it."""
 
 import os
 from collections import deque
@@ -14,18 +14,18 @@ from datamodules.experience.environments import check_finite, encoder
 from zoo.errors import UserError, one_line
 from zoo.rl.off_policy.priorities import Priorities
 
-NOISE_STEPS = 128  # drawn at a time
+NOISE_STEPS = 128  # of exploration noise drawn at a time
 
 
 class ReplayBuffer:
-    """The last `capacity` rows, in one matrix made once: a sample of any size is one gather.
+    """The last `capacity` rows, in one preallocated matrix: a sample of any size is one gather.
 
     Args:
-        capacity, width: of the matrix. device: where it lies, and samples with it.
-        priorities: by which rows are to be drawn; they learn here which rows are new.
+        capacity, width: of the matrix. device: of the matrix and of samples.
+        priorities: by which rows are drawn; the buffer tells them which rows are new.
 
     Raises:
-        UserError: if it is larger than the memory there, before any of that is taken.
+        UserError: if the device has less free memory, before any is allocated.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReplayBuffer:
         self.priorities = priorities
 
     def add(self, rows: np.ndarray[Any, Any]) -> None:
-        """Takes in (n, width), over the oldest where it is full."""
+        """Adds rows (n, width); a full buffer overwrites the oldest."""
         for start in range(0, len(rows), len(self.rows)):
             self._add(torch.from_numpy(rows[start : start + len(self.rows)]))
 
@@ -61,25 +61,24 @@ class ReplayBuffer:
         self.size = min(self.size + len(rows), capacity)
 
     def sample(self, count: int) -> Tensor:
-        """(count, width), each row drawn from all that are there, by PyTorch's own random numbers."""
+        """(count, width), rows drawn uniformly with replacement, by PyTorch's global random state."""
         return self.rows[torch.randint(self.size, (count,), device=self.rows.device)]
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs; the rows share their memory with the buffer."""
+        """What `restore` takes; the rows share memory with the buffer."""
         # from NumPy: PyTorch would save the whole matrix behind a part of it
         rows = torch.from_numpy(self.rows.cpu().numpy()[: self.size])
         state = {"rows": rows, "size": self.size, "position": self.position, "capacity": len(self.rows)}
         return state if self.priorities is None else state | {"priorities": self.priorities.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Makes it exactly what it was; its rows may be a file that is mapped into memory.
+        """Restores the exact buffer; the rows of the state may be a memory-mapped file.
 
-        The state of a buffer of another capacity gives its newest rows, as many as there is place for; their priorities
-        begin anew.
+        From a buffer of another capacity it takes the newest rows that fit, with new priorities.
         """
         rows, position = state["rows"], state["position"]
         if state["capacity"] != len(self.rows):
-            if state["size"] == state["capacity"]:  # the oldest was to be written over next
+            if state["size"] == state["capacity"]:  # the oldest row was next to be overwritten
                 rows = rows.roll(-position, 0)
             rows = rows[-len(self.rows) :]
             position = len(rows) % len(self.rows)
@@ -93,18 +92,18 @@ class ReplayBuffer:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device."""
+    """Free bytes on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # no Linux: all memory that there is
+    except (OSError, StopIteration):  # not Linux: all memory of the machine
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values, whole or not at all, without a copy in memory."""
+    """Writes tensors and plain values atomically, without a copy in memory."""
     beside = path.with_name(f".{path.name}.partial")
     try:
         with beside.open("wb") as file:
@@ -117,7 +116,7 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote, its tensors mapped into memory and not read yet.
+    """What `write_state` wrote, with memory-mapped tensors.
 
     Raises:
         UserError: if the file is absent or damaged.
@@ -126,7 +125,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}, the replay buffer of this checkpoint, does not exist: resume from a later checkpoint")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch.load meets a damaged file with any of a dozen exceptions
+    except Exception as error:  # torch.load raises a dozen different exceptions for damaged files
         raise UserError(f"{path} is not a whole replay buffer: {one_line(str(error))}") from None
     return state
 
@@ -134,13 +133,13 @@ def read_state(path: Path) -> dict[str, Any]:
 class TransitionCollector:
     """Transitions of vector environments as packed rows (`zoo.rl.types.Transitions`), of n steps each.
 
-    The row of step t has r_t + gamma r_{t+1} + ... over n steps, or fewer where the episode ends before, and the true
-    observation after them. What a step in which an environment only reset itself says is no row. A reset drops the rows
-    that still wait for their n-th step.
+    The row of step t has r_t + gamma r_{t+1} + ... over n steps, or fewer if the episode ends earlier, and the true
+    observation after them. A step that only resets an environment adds no row. `reset` drops the rows that still wait
+    for their n-th step.
 
     Args:
-        envs: that reset themselves on the step after an end. gamma: discount. n_step: n.
-        hold: steps for which a random action is held. scale: of rewards in rows; returns of episodes stay as they are.
+        envs: vector environments that reset on the step after the end of an episode. gamma: discount. n_step: n.
+        hold: steps for which a random action is repeated. scale: of rewards in rows; returns of episodes are unscaled.
     """
 
     def __init__(self, envs: VectorEnv, gamma: float, n_step: int = 1, hold: int = 1, scale: float = 1.0) -> None:
@@ -151,10 +150,10 @@ class TransitionCollector:
         self._returns, self._lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
         self._noise: list[Tensor] = []
         self._vector_steps = 0
-        self.episodes: list[tuple[float, int]] = []  # returns and lengths of those that ended
+        self.episodes: list[tuple[float, int]] = []  # returns and lengths of finished episodes
 
     def reset(self, policy: Any, seed: int) -> None:
-        """Begins new episodes everywhere, and the noise of the policy; environment i starts from seed + i."""
+        """Starts new episodes, seeding environment i with seed + i, and new exploration noise."""
         first, _ = self.envs.reset(seed=seed)
         self._last = np.array(self._encode(first))
         self._ended = np.zeros(self.envs.num_envs, bool)
@@ -167,13 +166,13 @@ class TransitionCollector:
 
     @torch.inference_mode()
     def collect(self, policy: Any, count: int, random: bool = False) -> tuple[np.ndarray[Any, Any], int]:
-        """Steps until at least `count` transitions were seen: their rows (n, width), and how many they were.
+        """Steps until there are at least `count` new transitions; returns finished rows (n, width), and their number.
 
         Args:
-            policy: an `Actor`. random: whether its actions are drawn uniformly from the whole space instead.
+            policy: an `Actor`. random: whether actions are drawn uniformly from the action space instead.
 
         Raises:
-            UserError: if an environment gives a number that is not finite.
+            UserError: if an environment returns a number that is not finite.
         """
         rows: list[np.ndarray[Any, Any]] = []
         seen, device = 0, policy.low.device
@@ -181,7 +180,7 @@ class TransitionCollector:
             now = self._last
             drawn = self._draw(policy, torch.from_numpy(now).to(device), random)
             last, rewards, terminated, truncated, _ = self.envs.step(policy.to_environment(drawn).cpu().numpy())
-            self._last = np.array(self._encode(last))  # a copy: the environments write over theirs
+            self._last = np.array(self._encode(last))  # a copy: the environments reuse their array
             check_finite(np.asarray(rewards)[None], "reward", self._vector_steps)
             check_finite(self._last[None], "observation", self._vector_steps)
             actions, going = drawn.cpu().numpy(), np.flatnonzero(~self._ended)
@@ -210,7 +209,7 @@ class TransitionCollector:
         return torch.rand(self.envs.num_envs, len(policy.low)) * 2 - 1
 
     def _advance(self, i: int, reward: float, terminated: bool, truncated: bool) -> list[np.ndarray[Any, Any]]:
-        """Adds a reward to the rows of environment i that wait for it; returns those that are whole by now."""
+        """Adds a reward to the waiting rows of environment i; returns those that are finished."""
         waiting = self._waiting[i]
         for row in waiting:
             row[2] += row[3] * reward

@@ -1,4 +1,4 @@
-"""Many environments that step together, in this process, in processes of their own, or as arrays; and their end."""
+"""Vector environments: in this process, in worker processes, or native; and how they are closed."""
 
 import os
 import signal
@@ -18,18 +18,19 @@ from datamodules.experience.environments import Arguments, check_name, make
 from zoo.errors import UserError
 
 VECTORIZATIONS = ("sync", "async", "native", "envpool")
-PATIENCE = 5.0  # seconds that a process has to close its environment
+PATIENCE = 5.0  # seconds that a worker process has to close its environment
 
 
 def make_vector(name: str, num_envs: int, vectorization: str, arguments: Arguments | None, seed: int = 0) -> VectorEnv:
-    """`num_envs` copies that step together and reset themselves on the step after an end (`AutoresetMode.NEXT_STEP`).
+    """`num_envs` copies that step together, and reset on the step after an episode ends (`AutoresetMode.NEXT_STEP`).
 
     Args:
-        vectorization: "sync" one after another in this process, "async" each in a process, "native" the environment's
-            own arrays, "envpool" EnvPool's threads. seed: EnvPool's, which takes none later.
+        vectorization: "sync", one after another in this process; "async", each in a process of its own; "native", the
+            environment's own vector version; "envpool", EnvPool's threads.
+        seed: for EnvPool, which must be seeded when it is made.
 
     Raises:
-        UserError: as `make`, and if the environment cannot be had in this way.
+        UserError: as `make`, and if the environment does not support this vectorization.
     """
     check_name(name, arguments)
     if vectorization not in VECTORIZATIONS:
@@ -42,17 +43,17 @@ def make_vector(name: str, num_envs: int, vectorization: str, arguments: Argumen
         from datamodules.experience.pool import EnvPool
 
         return EnvPool(name, num_envs, arguments, seed)
-    make(name, arguments).close()  # a mistake is reported from here and not from a process below
+    make(name, arguments).close()  # so that an error is raised here and not in a worker process
     if vectorization == "sync":
         return _sync(partial(make, name, arguments), num_envs)
-    # a process that was not forked knows no environment of the user's: it gets its entry in the registry
+    # a spawned process does not know the user's environments: it is given the registry's entry
     maker = partial(_make_in_process, gym.spec(name), arguments, os.getpid())
     return AsyncVectorEnv([maker] * num_envs, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
 def close_vector(envs: VectorEnv) -> None:
-    """Closes every environment, also after an error and in the middle of a step; ends processes that do not answer."""
-    if isinstance(envs, AsyncVectorEnv):  # its own `close` waits for a step that may never end
+    """Closes every environment, even after an error or in the middle of a step; kills workers that do not respond."""
+    if isinstance(envs, AsyncVectorEnv):  # its own `close` would wait for a step that may never end
         for process in envs.processes:
             process.terminate()  # it closes its environment on the way out
         for process in envs.processes:
@@ -75,7 +76,7 @@ def _native(name: str, num_envs: int, arguments: Arguments | None) -> VectorEnv:
         raise UserError(f"{name} has no native vector environment: set data.vectorization to sync or async")
     options: dict[str, Any] = {**(arguments or {})}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the metadata that are looked at here
+        warnings.simplefilter("ignore")  # about the metadata that are checked below
         envs = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **options)
     mode = envs.metadata.get("autoreset_mode")
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.NEXT_STEP.value):
@@ -103,23 +104,23 @@ def _sync(maker: Callable[[], gym.Env[Any, Any]], num_envs: int) -> SyncVectorEn
 
 def _close_all(envs: Any) -> None:
     for env in envs:
-        with suppress(Exception):  # one that cannot be closed must not keep the others open
+        with suppress(Exception):  # an environment that fails to close must not keep the others open
             env.close()
 
 
 def _make_in_process(spec: EnvSpec, arguments: Arguments | None, parent: int) -> gym.Env[Any, Any]:
-    """An environment in a process of its own, which leaves Ctrl-C to its parent and closes it when it is terminated.
+    """An environment in a worker process, which ignores Ctrl-C and closes the environment when it is terminated.
 
-    A forked process would otherwise run the handlers of the Trainer.
+    A forked process would otherwise inherit the Trainer's signal handlers.
     """
-    forked = os.getpid() != parent  # Gymnasium makes one in the parent too, to see its spaces
+    forked = os.getpid() != parent  # Gymnasium also makes one in the parent, to read its spaces
     if forked:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _leave)
     gym.registry.setdefault(spec.id, spec)
     env = make(spec.id, arguments)
     if forked:
-        # the signal may interrupt the worker's own `close`; on the way out it is done again
+        # the signal may interrupt the worker's own `close`, so it is repeated on exit
         Finalize(None, _close_all, args=([env],), exitpriority=0)
     return env
 

@@ -58,7 +58,7 @@ def compile_if_long(module: L.LightningModule) -> None:
 def training_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> Tensor:
     """Logs and returns the mean loss of augmented images at random times, with min-SNR weights if there is a gamma."""
     images, labels = images_and_labels(module, batch)
-    model: Any = module.model
+    model: ImageDiffusion = module.model  # type: ignore[assignment]
     images, amounts = augmented(images, module.hparams)
     t = uniform_times(model.process, images)
     loss = model.loss(images, t, torch.randn_like(images), labels, amounts)
@@ -73,7 +73,7 @@ def training_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> Te
 def validation_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
     """Logs the mean loss at fixed noise and fixed times, spread over 1 ... T, so that its curve is smooth."""
     images, labels = images_and_labels(module, batch)
-    model: Any = module.model
+    model: ImageDiffusion = module.model  # type: ignore[assignment]
     generator = torch.Generator().manual_seed(batch_idx)
     t = 1 + (torch.arange(len(images)) * 7919 + batch_idx) % model.process.num_timesteps
     noise = torch.randn(images.shape, generator=generator)
@@ -84,7 +84,7 @@ def validation_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> 
 def test_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
     """Logs the variational bound in bits per dimension."""
     images, labels = images_and_labels(module, batch)
-    model: Any = module.model
+    model: ImageDiffusion = module.model  # type: ignore[assignment]
     levels = module.hparams["levels"]
     if levels < 2:
         raise UserError(f"model.levels must be at least 2 for a bound in bits, got {levels}: the data fills it in")

@@ -1,6 +1,7 @@
 """The neural-ODE flow, trained by flow matching, by maximum likelihood, or by the one and then the other."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -158,7 +159,7 @@ class CNF(L.LightningModule):
         return steps is None or self.trainer.global_step < steps
 
 
-def _check(options: Any) -> None:
+def _check(options: Mapping[str, Any]) -> None:
     """Looks at the options that are the module's own."""
     for name in ("kinetic", "jacobian"):
         if not options[name] >= 0:

@@ -42,7 +42,7 @@ def fit_statistics(module: L.LightningModule, stage: str) -> None:
     It runs before a checkpoint is restored and before callbacks search for a learning rate or a batch size. A density
     that has statistics keeps them: after a fit, from a checkpoint, from a `pretrained` model.
     """
-    model: Any = module.model
+    model: Flow = module.model  # type: ignore[assignment]
     if stage != "fit" or model.has_statistics:
         return
     data: Any = getattr(module.trainer, "datamodule", None)
@@ -60,7 +60,7 @@ def training_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> Te
 
     For images this is the negative log-likelihood bound less the constant log L, in nats a dimension.
     """
-    model: Any = module.model
+    model: Flow = module.model  # type: ignore[assignment]
     x, labels = split(model, batch)
     if model.levels:
         x = dequantise(x, model.levels, torch.rand_like(x))
@@ -71,7 +71,7 @@ def training_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> Te
 
 def validation_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
     """Logs -log p: "val/loss" as in training, "val/nll_nats" in all, of images also "val/bits_per_dim", one draw."""
-    model: Any = module.model
+    model: Flow = module.model  # type: ignore[assignment]
     nats = log_likelihood(model, batch, 1, batch_idx)
     log = {"val/nll_nats": -nats.mean()}
     if model.levels:
@@ -83,7 +83,7 @@ def validation_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> 
 
 def test_step(module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
     """Logs "test/nll_nats"; of images "test/bits_per_dim" with one draw, and with DRAWS the importance estimate."""
-    model: Any = module.model
+    model: Flow = module.model  # type: ignore[assignment]
     nats = log_likelihood(model, batch, 1, batch_idx)
     log = {"test/nll_nats": -nats.mean()}
     if model.levels:

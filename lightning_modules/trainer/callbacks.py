@@ -1,4 +1,4 @@
-"""Callbacks for every algorithm: averaged weights, sample pictures, learning curves, predictions, saving on Ctrl-C."""
+"""Callbacks for every algorithm: averaged weights, samples, learning curves, predictions, checkpoints, Ctrl-C."""
 
 import csv
 import inspect
@@ -6,12 +6,14 @@ import math
 import signal
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, WeightAveraging
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
@@ -63,12 +65,12 @@ class EMA(WeightAveraging):
 class SamplePictures(Callback):
     """Samples from the same latents after each validation of `fit`: `samples/step-<steps>.png`, and in TensorBoard.
 
-    Any model that draws images will do; classes come in turn.
+    For any model that samples images; classes come in turn.
 
     Args:
-        num_samples: images a picture.
+        num_samples: images in a picture.
         steps: of a diffusion model's sampler, by default its own default; at most as many as it was trained with.
-        every_n_validations: draw after each n-th validation only.
+        every_n_validations: draw after every n-th validation only.
     """
 
     def __init__(self, num_samples: int = 64, steps: int | None = None, every_n_validations: int = 1) -> None:
@@ -79,8 +81,8 @@ class SamplePictures(Callback):
         model = getattr(pl_module, "model", None)
         if not isinstance(model, Sampler) or len(model.shape) != 3:
             raise UserError(
-                f"the callback SamplePictures is for models that draw images, and {type(pl_module).__name__} here does "
-                "not: leave it out"
+                "the callback SamplePictures needs a model that samples images, but that of "
+                f"{type(pl_module).__name__} does not: leave it out"
             )
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -118,7 +120,7 @@ class Predictions(BasePredictionWriter):
         super().__init__("epoch")
 
     def write_on_epoch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Any, batch_indices: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, predictions: Sequence[Tensor], batch_indices: Any
     ) -> None:
         from safetensors.torch import save
 
@@ -138,13 +140,13 @@ class Predictions(BasePredictionWriter):
 
 
 class LearningCurves(Callback):
-    """Draws every logged metric over training steps into `curves.png` of the run folder, from the CSV log."""
+    """Plots every logged metric against training steps, from the CSV log, into `curves.png` of the run folder."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._draw(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if steps_done(trainer, pl_module):  # a run that never started leaves no files
+        if steps_done(trainer, pl_module):  # a run that never started must leave no files
             self._draw(trainer)
 
     def _draw(self, trainer: L.Trainer) -> None:
@@ -161,7 +163,7 @@ class LearningCurves(Callback):
                 for name, value in row.items():
                     if value and name not in ("step", "epoch"):
                         curves[name].append((float(row["step"]), float(value)))
-        # a constant line shows nothing that the config does not say
+        # the config already states what is constant
         curves = {name: points for name, points in curves.items() if len(points) < 3 or len({y for _, y in points}) > 1}
         if not curves:
             return
@@ -181,7 +183,7 @@ class LearningCurves(Callback):
         for axes, (quantity, names) in zip(grid, panels.items(), strict=False):
             for name in names:
                 points = sorted(curves[name])
-                marker = "o" if len(points) == 1 else ""  # a line of one point is nothing
+                marker = "o" if len(points) == 1 else ""  # a line through one point is invisible
                 axes.plot(*zip(*points, strict=True), label=name, alpha=0.9, linewidth=1.2, marker=marker)
             if all(value > 0 for name in names for _, value in curves[name]) and "loss" in quantity:
                 axes.set_yscale("log")
@@ -192,11 +194,43 @@ class LearningCurves(Callback):
             figure.savefig(beside, dpi=120)
 
 
+class EpochCheckpoint(ModelCheckpoint):
+    """Saves the run after each `every`-th epoch, and after its last one, which `every` may not divide.
+
+    Args:
+        path: of the checkpoint, overwritten each time.
+        every: epochs.
+        after_epochs: save at the end of an epoch, whether or not it is validated. Otherwise Lightning decides: a
+            validation may come several times an epoch.
+    """
+
+    def __init__(self, path: Path, every: int, after_epochs: bool) -> None:
+        super().__init__(
+            path.parent,
+            filename=path.stem,
+            every_n_epochs=every,
+            save_on_train_epoch_end=after_epochs or None,
+            enable_version_counter=False,
+        )
+
+    @property
+    def state_key(self) -> str:
+        """That of Lightning's own class, under which earlier checkpoints have this callback's state."""
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        # not in `on_train_end`, where the weights are those of EMA already
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        if (last or trainer.should_stop) and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
 class SaveOnInterrupt(Callback):
     """The first Ctrl-C or SIGTERM saves the whole state after the running step and then stops; a second stops at once.
 
-    After the last step of an epoch its validation comes first: a resumed run would leave it out. With several processes
-    either stops at once: `last.ckpt` is what the run goes on from.
+    After the last step of an epoch it is validated first: a resumed run would skip that validation. With several
+    processes either stops the run at once, and it resumes from `last.ckpt`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -232,7 +266,7 @@ class SaveOnInterrupt(Callback):
             save_run(trainer, self.path)
             raise KeyboardInterrupt
 
-    def _ask(self, number: int, frame: Any) -> None:
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True

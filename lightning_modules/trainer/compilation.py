@@ -1,4 +1,4 @@
-"""The one way in which gradients of policies are compiled."""
+"""How the gradients of policies are compiled."""
 
 import functools
 import shutil
@@ -12,18 +12,16 @@ from lightning.pytorch.utilities import rank_zero_info
 
 
 def should_compile(module: L.LightningModule, pays: bool) -> bool:
-    """What the module's option `compile` says; where it says nothing, whether compiling pays and a compiler exists."""
+    """The module's option `compile`; if it is None, whether compiling pays and a compiler exists."""
     wanted: bool | None = module.hparams["compile"]
     if wanted is None:
         wanted = pays and (module.device.type == "cuda" or shutil.which("g++") is not None)
     if wanted:
-        rank_zero_info(
-            "compiling the update: the first step takes about half a minute; --model.compile false avoids it"
-        )
+        _say_compiling()
     return wanted
 
 
-@functools.cache  # once, for several networks
+@functools.cache  # several networks, one message
 def _say_compiling() -> None:
     rank_zero_info("compiling the updates takes about half a minute; --model.compile false avoids it")
 
@@ -31,9 +29,9 @@ def _say_compiling() -> None:
 def compile_whole(function: Any, device: torch.device) -> Callable[..., Any]:
     """Compiles a function of tensors whose shapes never change in a run.
 
-    Guards are skipped: checking them would take as long as the update of a small network. Compiled code is kept with
-    the code object, which a second closure over other networks would share and, unguarded, would get the first one's
-    networks. So the code is copied.
+    Guards are skipped: checking them would take as long as the update of a small network. PyTorch caches compiled code
+    by code object. A second closure over other networks shares it and, without guards, would run on the networks of the
+    first. So the code object is copied.
     """
     copied = FunctionType(
         function.__code__.replace(),

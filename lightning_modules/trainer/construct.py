@@ -12,20 +12,20 @@ from lightning_modules.trainer.optimizers import check_options
 
 
 def construct(module: L.LightningModule, name: str, **given: Any) -> Any:
-    """The model of a row of the table, from the module's options that have the names of the model's arguments.
+    """Builds a model of the table from those options of the module that are named like the model's arguments.
 
     Sets `module.model_name` and `module.arguments`, what a model folder needs, and copies the weights of the option
     `pretrained`, if the module has it.
 
     Args:
         module: that has called `save_hyperparameters`. name: a key of `checkpoints.table.MODELS`.
-        given: arguments of the model that are not options of the module, or take their place.
+        given: arguments of the model that are not options of the module, or override them.
 
     Raises:
         UserError: naming an invalid option of the optimizer, or a `pretrained` model that does not fit.
         ValueError: as the model's constructor.
     """
-    # the command line's hyperparameters also hold what the data offered and this module has no parameter for
+    # hyperparameters from the command line include what the data provides and this module has no parameter for
     own = inspect.signature(type(module)).parameters
     options = {key: value for key, value in module.hparams.items() if key in own}
     if "weight_decay" in options:
@@ -41,5 +41,5 @@ def construct(module: L.LightningModule, name: str, **given: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
+    """The value after a round trip through JSON."""
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Ends a run whose numbers are no longer finite."""
+"""Stops a run whose loss or weights are no longer finite."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,18 +11,18 @@ from zoo.errors import UserError
 
 
 class StopUnlessFinite(Callback):
-    """Stops when a loss or a weight is NaN or infinite, before a checkpoint of it replaces a good one.
+    """Stops when a loss or a weight is NaN or infinite, before such a checkpoint replaces a good one.
 
-    It looks at losses that a logger has just read, so that no step waits for a GPU, and at weights as they are saved.
-    With a loss scaler a loss may be infinite for a step, whose update is then skipped: there only the weights count.
-    The same holds for an infinite validation loss: one impossible row is enough for it.
+    It checks losses that a logger has just read, so that no step waits for a GPU, and weights as they are saved. With a
+    loss scaler, a loss may be infinite for one step, whose update is then skipped: there only the weights count. The
+    same holds for an infinite validation loss, for which one impossible row is enough.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, Any] = {}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        # a module that counts environment steps logs by itself, numbers that it has read, once a long step
+        # a module that counts environment steps logs numbers on the host, once in each of its long steps
         counts = hasattr(pl_module, "env_steps")
         if not counts and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return

@@ -14,7 +14,7 @@ SCHEDULES = ("constant", "cosine")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Checks a module's options of `adamw` when it is built, before a run has written anything.
+    """Checks the options of `adamw` when a module is built, before the run writes anything.
 
     Raises:
         UserError: naming the invalid option.
@@ -30,7 +30,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def settings(optimizers: Sequence[torch.optim.Optimizer]) -> list[list[dict[str, Any]]]:
-    """What each parameter group of each optimizer was made with: learning rate, weight decay, betas, ..."""
+    """The settings of each parameter group of each optimizer: learning rate, weight decay, betas, ..."""
     return [
         [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         for optimizer in optimizers
@@ -38,9 +38,9 @@ def settings(optimizers: Sequence[torch.optim.Optimizer]) -> list[list[dict[str,
 
 
 def apply_settings(trainer: L.Trainer, made_with: list[list[dict[str, Any]]]) -> tuple[float, float] | None:
-    """Gives optimizers that a checkpoint has restored the settings of this run's config again, and their schedules.
+    """Sets optimizers and schedules that were restored from a checkpoint to the settings of this run's config.
 
-    An optimizer's state holds its settings too, so that a resumed run would ignore a changed learning rate.
+    The state of an optimizer includes its settings, so that a resumed run would ignore a changed learning rate.
 
     Args:
         made_with: `settings` before the checkpoint was restored.
@@ -60,7 +60,7 @@ def apply_settings(trainer: L.Trainer, made_with: list[list[dict[str, Any]]]) ->
             for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
                 group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
             scheduler._last_lr = [group["lr"] for group in groups]
-        else:  # where such a schedule stands is known to its own state alone
+        else:  # only the schedule's own state says where it stands
             before = restored[trainer.optimizers.index(scheduler.optimizer)]
             for group, old in zip(groups, before, strict=True):
                 group["lr"], group["initial_lr"] = old["lr"], old["initial_lr"]
@@ -74,9 +74,9 @@ def apply_settings(trainer: L.Trainer, made_with: list[list[dict[str, Any]]]) ->
 def adamw(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
     """Fused AdamW at learning_rate * min(1, i / warmup_steps) * decay(i) in step i = 1, 2, ... of N.
 
-    decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's own options say
-    learning_rate, weight_decay, warmup_steps and, unless it is constant, learning_rate_schedule; `check_options` has
-    checked them.
+    decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's options are
+    learning_rate, weight_decay, warmup_steps and, unless it is constant, learning_rate_schedule, all checked by
+    `check_options`.
     """
     options = module.hparams
     cosine = options.get("learning_rate_schedule") == "cosine"

@@ -1,4 +1,4 @@
-"""Callbacks of runs whose progress is counted in environment steps: checkpoints, and a bar."""
+"""Runs whose progress is counted in environment steps: logging, checkpoints, and a progress bar."""
 
 import sys
 import time
@@ -18,12 +18,12 @@ from zoo.rl.types import Episodes
 
 
 def start_clock(module: Any) -> None:
-    """At the start of a fit: its first training step, which may compile, is left out of the speed."""
+    """At the start of a fit: the first training step, which may compile, does not count for the speed."""
     module.clock = None
 
 
 def count_env_steps(module: Any, steps: Tensor) -> None:
-    """Counts transitions, those of all processes, and stops the run at `total_env_steps`."""
+    """Counts the transitions of all processes, and stops the run at `total_env_steps`."""
     module.env_steps += steps.long()
     if module.env_steps >= module.hparams["total_env_steps"]:
         module.trainer.should_stop = True
@@ -32,7 +32,7 @@ def count_env_steps(module: Any, steps: Tensor) -> None:
 def log_training(
     module: Any, statistics: dict[str, float], returns: Sequence[float] = (), lengths: Sequence[float] = ()
 ) -> None:
-    """Logs a training step at the count of environment steps: its episodes, and the speed since the step before."""
+    """Logs a training step against environment steps: statistics, finished episodes, speed since the last step."""
     metrics = {f"train/{name}": value for name, value in statistics.items()}
     now, env_steps = time.perf_counter(), int(module.env_steps)
     if module.clock is not None:
@@ -47,12 +47,12 @@ def log_training(
 
 
 def log_validation(module: Any, batch: Episodes, batch_idx: int) -> None:
-    """`validation_step`: the episodes that the policy played without exploring."""
+    """`validation_step`: logs the episodes that the policy played without exploration."""
     _log_episodes(module, batch, "val")
 
 
 def log_test(module: Any, batch: Episodes, batch_idx: int) -> None:
-    """`test_step`: the same for the episodes of a test."""
+    """`test_step`: logs the episodes of a test."""
     _log_episodes(module, batch, "test")
 
 
@@ -63,16 +63,16 @@ def _log_episodes(module: Any, batch: Episodes, split: str) -> None:
         f"{split}/length": float(batch.lengths.double().mean()),
     }
     fitting = module.trainer.state.fn == "fit"
-    # `validate` prints what loggers get
+    # `validate` prints what the loggers get
     module.log_dict(numbers, logger=False if fitting else None, batch_size=1, sync_dist=True)
     for logger in module.trainer.loggers if fitting and not module.trainer.sanity_checking else ():
         logger.log_metrics(numbers, step=int(module.env_steps))
 
 
 def continue_finished_run(module: Any, checkpoint: dict[str, Any]) -> None:
-    """`on_load_checkpoint`: a finished run that is given more environment steps goes on, with its replay buffer.
+    """`on_load_checkpoint`: lets a finished run continue to a larger `total_env_steps`, with its replay buffer.
 
-    Its only epoch is over, for Lightning; for us it ends at `total_env_steps`.
+    For Lightning its only epoch is complete; here the epoch ends at `total_env_steps`.
     """
     done = int(checkpoint["state_dict"]["env_steps"])
     if "loops" not in checkpoint or done >= module.hparams["total_env_steps"]:
@@ -86,7 +86,7 @@ def continue_finished_run(module: Any, checkpoint: dict[str, Any]) -> None:
 
 
 def save_run(trainer: L.Trainer, path: Path) -> None:
-    """Saves a checkpoint, and beside it what the data keep in files of their own: a replay buffer."""
+    """Saves a checkpoint, and next to it what the data keep in files of their own: a replay buffer."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     beside = hasattr(data, "save_beside")
     if beside:
@@ -97,12 +97,12 @@ def save_run(trainer: L.Trainer, path: Path) -> None:
 
 
 class EnvStepCheckpoint(Callback):
-    """Saves the run whenever the count of environment steps passes a multiple of `every`, and at its end.
+    """Saves the run whenever the count of environment steps passes a multiple of `every`, and at the end.
 
-    Lightning's own keys its checkpoints by optimizer steps, which a raw optimizer does not count: it would never save.
+    Lightning's own callback counts optimizer steps, which stay at zero with a raw optimizer: it would never save.
 
     Args:
-        path: what is written, each time anew.
+        path: of the checkpoint, overwritten each time.
         every: environment steps.
     """
 
@@ -129,7 +129,7 @@ class EnvStepCheckpoint(Callback):
 
 
 class EnvStepBar(ProgressBar):
-    """One line: environment steps of all, steps a second, the mean return of the episodes that ended last."""
+    """One line: environment steps done and in total, steps a second, the mean return of the last finished episodes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The record in every checkpoint: how to rebuild its model, what trained it on which data, and random states."""
+"""The record in every checkpoint: how to rebuild the model, what trained it on which data, and random states."""
 
 import json
 import os
@@ -28,8 +28,8 @@ class RunRecord(Callback):
 
     model, arguments: a key of `checkpoints.table.MODELS` and the arguments of its class, as `construct` set them.
     algorithm, paper, data, protocol, origin: see `checkpoints.catalogue.Description`.
-    random_states: of each process. Each starts from its own random numbers (Lightning seeds all alike, so that every
-    rank would draw the same noise) and finds them again after a resume.
+    random_states: of each process. Each starts from its own (Lightning seeds all alike, so that every rank would draw
+        the same noise), and a resumed run restores them.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if pl_module.hparams.get("learning_rate") != self._rate:  # a tuner has found another
             trainer.strategy.setup_optimizers(trainer)
-        self._optimizers = settings(trainer.optimizers)  # before Lightning restores those of a checkpoint
+        self._optimizers = settings(trainer.optimizers)  # before Lightning restores a checkpoint
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         changed = apply_settings(trainer, self._optimizers) if self._resumed else None
@@ -87,17 +87,17 @@ class RunRecord(Callback):
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._restored = checkpoint.get("random_states")
-        # a tuner restores its own checkpoint too, but after the optimizers are made
+        # a tuner also restores a checkpoint of its own, but after the optimizers are made
         self._resumed = trainer.state.fn == "fit" and not trainer.optimizers
 
 
 def record(module: L.LightningModule) -> list[Callback]:
-    """A `configure_callbacks` for every module: with it a checkpoint of a plain `L.Trainer` can be exported too."""
+    """`configure_callbacks` of every module, so that a checkpoint of a plain `L.Trainer` can be exported too."""
     return [RunRecord(), StopUnlessFinite()]
 
 
 def _protocol(module: Any, data: L.LightningDataModule | None) -> str:
-    """How the model is measured: that of the data before that of the algorithm, if it serves the model's task."""
+    """How the model is measured: the protocol of the data, else of the algorithm, else of the task."""
     if module.model_name not in MODELS:  # a model that cannot be exported
         return ""
     allowed = TASKS[task_of(module.model_name, module.arguments)].protocols
@@ -116,7 +116,7 @@ def describe_data(data: L.LightningDataModule) -> dict[str, Any]:
     return described
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

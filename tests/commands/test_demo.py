@@ -20,6 +20,8 @@ TINY = {
     "--trainer.log_every_n_steps": 1,
     "--trainer.accelerator": "cpu",
     "--trainer.enable_progress_bar": "false",
+    "--trainer.callbacks.num_samples": 4,
+    "--trainer.callbacks.steps": 3,
 }
 
 
@@ -28,9 +30,12 @@ def short(monkeypatch, tmp_path):
     """The demo trains for six steps, and the shipped model that it compares with is a tiny one."""
     run, options = train.run, [str(word) for pair in TINY.items() for word in pair]
     monkeypatch.setattr(train, "run", lambda verb, arguments: run(verb, [*arguments, *options]))
-    shipped = checkpoints.load(str(save_diffusion(tmp_path / "shipped", image_shape=[1, 8, 8], num_timesteps=60)))
-    asked = []
-    monkeypatch.setattr(checkpoints, "load", lambda name: asked.append(name) or shipped)
+    load, asked = checkpoints.load, []
+    of_model = {"image_shape": [1, 28, 28], "num_timesteps": 60, "num_classes": 10, "null_label": True, "patch_size": 2}
+    shipped = load(str(save_diffusion(tmp_path / "shipped", **of_model)))
+    monkeypatch.setattr(
+        checkpoints, "load", lambda name: asked.append(name) or (shipped if name == "cfg-mnist5k" else load(name))
+    )
     return asked
 
 
@@ -44,7 +49,7 @@ def test_a_demo_draws_and_can_be_run_again(command, short, tmp_path):
         with Image.open(folder / "samples.png") as image:
             image.load()
             assert image.width > 2 * image.height, "three panels side by side"
-    assert short == ["ddpm-digits", "ddpm-digits"]
+    assert short == ["classifier-mnist5k", "cfg-mnist5k"] * 2
 
 
 def test_an_interrupted_training_is_handed_on(command, monkeypatch, tmp_path):
@@ -58,7 +63,7 @@ def test_an_interrupted_training_is_handed_on(command, monkeypatch, tmp_path):
 def test_a_folder_that_is_no_demo_is_untouched(refused, tmp_path, name):
     """Not even that of a training run, which looks like a demo but for its mark."""
     (tmp_path / name).write_text("precious")
-    assert "holds something that is not an earlier demo" in refused("demo", "--folder", tmp_path)
+    assert "is not empty, and not an earlier demo" in refused("demo", "--folder", tmp_path)
     assert (tmp_path / name).read_text() == "precious"
     assert len([*tmp_path.iterdir()]) == 1
 

@@ -267,13 +267,13 @@ def test_diffusion_metrics(small, few_digits, monkeypatch):
     metrics = measure(monkeypatch, describe(small), checkpoints.load(str(small)), few_digits, said.append)
     ratios = ("fid_ratio", "random_fid_ratio", "spectrum_ratio", "nearest_ratio")
     names = {f"{kind}{at}" for kind in ratios for at in ("", "_ddim50", "_ddpm50")}
-    real = {"fid_training_images", "fid_validation_images"}
+    real = {"fid_training_images", "fid_validation_images", "nearest_ratio_training_images"}
     assert metrics.keys() == names | {"fid", "precision", "recall", "bound_bits_per_dim"} | real
     assert next(iter(metrics)) == "fid_ratio", "the headline: of the model's defaults"
     sizes = {"ddim50": 2, "ddpm50": 1, "dim": 60}
     for name, metric in metrics.items():
         assert math.isfinite(metric.value), name
-        size = 20 if name == "fid_training_images" else 1 if name == "fid_validation_images" else 5
+        size = 20 if name == "fid_training_images" else 1 if name in real else 5
         assert metric.size == sizes.get(name.rpartition("_")[2], size), name
         assert "60 " in metric.protocol, "the sample size belongs to the number"
         assert 0 <= metric.value <= 1 or not name.startswith(("precision", "recall"))
@@ -365,7 +365,7 @@ def test_guidance_metrics(tmp_path, few_digits, monkeypatch):
     kinds = ("asked_label", "fid_ratio", "recall", "spectrum_ratio")
     names = {f"{kind}_scale{scale:g}" for kind in kinds for scale in SCALES}
     names |= {f"{kind}_scale1" for kind in ("random_fid_ratio", "nearest_ratio", "fid", "precision")}
-    assert metrics.keys() == names | {"fid_training_images", "fid_validation_images"}
+    assert metrics.keys() == names | {"fid_training_images", "fid_validation_images", "nearest_ratio_training_images"}
     asked = {name: metric.value for name, metric in metrics.items() if name.startswith("asked_label")}
     assert next(iter(metrics)) == max(asked, key=asked.__getitem__), "the best scale is the headline"
     assert all(metrics[name].size == (5 if name == "asked_label_scale1" else 2) * 60 for name in asked)

@@ -2,11 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import checkpoints
 import commands.drawing.sweeps
+from datamodules import Digits
 from tests.conftest import save_diffusion
+from zoo.pictures import image_grid
 
 SMALL = {"image_shape": [1, 8, 8], "num_timesteps": 20, "channel_multipliers": [1], "attention_levels": []}
 
@@ -19,6 +24,13 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def guided(tmp_path_factory):
     return save_diffusion(tmp_path_factory.mktemp("figure") / "guided", num_classes=10, null_label=True, **SMALL)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Sixty images in each split: enough to see that what untrained models draw is nothing like them."""
+    monkeypatch.setattr(Digits, "images", lambda self, split, images=Digits.images: images(self, split)[:60])
+    monkeypatch.setattr(Digits, "labels", lambda self, split, labels=Digits.labels: labels(self, split)[:60])
 
 
 def size(path):
@@ -47,7 +59,21 @@ def test_inversion_says_how_far_off_it_is(command, plain, tmp_path):
     assert point["mean_squared_error"] > 0
 
 
-def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch):
+def test_a_denoising_film_starts_at_noise_and_ends_at_the_samples(command, guided, tmp_path):
+    assert command("figure", "flow", guided, "--seed", 3, "--output", tmp_path / "a.gif").status == 0
+    model = checkpoints.load(str(guided))
+    labels = model.labels_in_turn(torch.arange(24))
+    steps = min(28, model.process.num_timesteps)
+    samples = model.sample(24, labels=labels, generator=torch.Generator().manual_seed(3), sampler="ddim", steps=steps)
+    with Image.open(tmp_path / "a.gif") as film:
+        film.seek(film.n_frames - 1)
+        last = np.asarray(film.convert("L"), dtype=float)
+    expected = image_grid(samples, 6, 7)[..., 0].astype(float)
+    # eight shades are 36 apart, so that a pixel is at most half of that off, and a little by the palette
+    assert np.abs(last - expected).max() < 20
+
+
+def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatch, few):
     monkeypatch.setattr(commands.drawing.sweeps, "STEPS", (2, 20, 1000))
     answer = command("figure", "steps", plain, "--output", tmp_path / "a.png", "--draws", 1, "--json")
     points = json.loads(answer.out)["points"]
@@ -62,13 +88,13 @@ def test_the_steps_sweep_counts_evaluations(command, plain, tmp_path, monkeypatc
     assert size(tmp_path / "a.png") == (840, 540)
 
 
-def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch):
+def test_the_guidance_sweep_needs_a_model_that_can_be_guided(command, plain, guided, tmp_path, monkeypatch, few):
     monkeypatch.setattr(commands.drawing.sweeps, "SWEPT", (0.0, 2.0))
     monkeypatch.setattr("commands.measures.common.DRAWS", 2)
     options = ("--output", tmp_path / "a.png", "--draws", 1, "--json")
     answer = command("figure", "guidance", plain, *options)
     assert (answer.status, answer.out) == (2, "")
-    assert "has no figure 'guidance'; it has steps, denoising, interpolation, inversion, completion" in answer.err
+    assert "has no figure 'guidance'; it has steps, denoising, interpolation, inversion, completion, flow" in answer.err
     assert not (tmp_path / "a.png").exists()
     short = save_diffusion(tmp_path / "short", **SMALL | {"num_timesteps": 50}, num_classes=10, null_label=True)
     points = json.loads(command("figure", "guidance", short, *options).out)["points"]

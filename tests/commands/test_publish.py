@@ -43,7 +43,7 @@ def test_a_dry_run_lists_and_sends_nothing(hub, command, finished):
     assert hub.requests == []
     assert answer.err == ""
     first, *rest = answer.out.splitlines()
-    assert first == f"would send to {hub.url}/me/tiny-waves in one commit:"
+    assert first == f"would upload to {hub.url}/me/tiny-waves in one commit:"
     assert [line.split()[0] for line in rest] == [*FILES]
     answer = json.loads(command("publish", finished, *REPO, "--dry-run", "--json").out)
     assert answer.keys() == {"url", "commit", "files"}

@@ -87,9 +87,9 @@ def test_actions_never_leave_their_bounds():
     [
         (
             Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (1,)),
-            "whose bounds stand for none",
+            "which are practically unbounded",
         ),
-        (Box(0, 5, (2,), np.int32), "of whole numbers: make them MultiDiscrete"),
+        (Box(0, 5, (2,), np.int32), "of integers: make them MultiDiscrete"),
     ],
 )
 def test_bounds_that_no_policy_can_use_are_refused(actions, words):
@@ -124,12 +124,12 @@ GOOD = np.zeros(3, np.float32)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"first": (np.zeros(4), {})}, r"reset gave an observation of shape \(4,\), but its space has \(3,\)"),
+        ({"first": (np.zeros(4), {})}, r"reset returned an observation of shape \(4,\), but its space has \(3,\)"),
         ({"first": GOOD}, r"reset must return \(observation, info\)"),
-        ({"first": (np.array(["a"] * 3), {})}, "reset gave an observation of type <U1"),
+        ({"first": (np.array(["a"] * 3), {})}, "reset returned an observation of type <U1"),
         ({"answer": (GOOD, 0.0, False, {})}, r"step must return \(observation, reward, terminated, truncated, info\)"),
         ({"answer": (GOOD, np.zeros(1), False, False, {})}, "step must return a number as the reward"),
-        ({"answer": (np.zeros((3, 1)), 0.0, False, False, {})}, r"step gave an observation of shape \(3, 1\)"),
+        ({"answer": (np.zeros((3, 1)), 0.0, False, False, {})}, r"step returned an observation of shape \(3, 1\)"),
         ({"answer": KeyError("torque")}, "KeyError: 'torque'"),
     ],
 )

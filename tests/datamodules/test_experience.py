@@ -116,7 +116,9 @@ def test_the_actions_are_those_that_the_environment_got():
 def test_numbers_that_are_not_finite_are_told_with_step_and_environment(where, what):
     made = collector("sync", "zoo-broken-v0", steps=3, count=2, arguments={"where": where})
     made.collect(policy())
-    with pytest.raises(UserError, match=f"environment 0 gave a {what} that is not finite at its step 3 of this run"):
+    with pytest.raises(
+        UserError, match=f"environment 0 returned a {what} that is not finite at its step 3 of this run"
+    ):
         made.collect(policy())
 
 
@@ -141,14 +143,14 @@ def test_spaces():
     [
         ({"environment": "CartPol-v1"}, "did you mean CartPole-v1"),
         ({"environment": "Xyzzy"}, "--env-module"),
-        ({"environment": "os:CartPole-v1"}, "must not hold a ':'"),
+        ({"environment": "os:CartPole-v1"}, "must not contain ':'"),
         ({"num_envs": 0}, "data.num_envs must be at least 1, got 0"),
         ({"rollout_steps": 0}, "data.rollout_steps"),
         ({"total_env_steps": -1}, "data.total_env_steps"),
         ({"vectorization": "quantum"}, "sync, async, native, envpool"),
         ({"environment_arguments": {"xml_file": "/etc/passwd"}}, "must be a number"),
         ({"environment_arguments": {"nonsense": 1}}, "nonsense"),
-        ({"environment": "Blackjack-v1"}, "only a Box or a Discrete"),
+        ({"environment": "Blackjack-v1"}, "only Box and Discrete are supported"),
         ({"validation_episodes": -1}, "data.validation_episodes must be at least 0"),
         ({"rollouts_per_batch": 0}, "data.rollouts_per_batch must be at least 1"),
     ],

@@ -173,5 +173,5 @@ def test_wrong_options(options, words):
 def test_numbers_that_are_not_finite_are_told():
     made = TransitionCollector(make_vector("zoo-broken-v0", 2, "sync", {"where": 1}), GAMMA)
     made.reset(policy(), seed=0)
-    with pytest.raises(UserError, match="environment 0 gave a reward that is not finite at its step 3"):
+    with pytest.raises(UserError, match="environment 0 returned a reward that is not finite at its step 3"):
         made.collect(policy(), 20)

@@ -82,12 +82,18 @@ def precision_recall(real: Tensor, generated: Tensor, neighbours: int = 3) -> tu
     return covered(generated, real), covered(real, generated)
 
 
-def nearest_distances(points: Tensor, others: Tensor) -> Tensor:
+def nearest_distances(points: Tensor, others: Tensor, *, among: bool = False) -> Tensor:
     """Euclidean distance of each point to the nearest of the others: (N, ...) and (M, ...) -> (N,).
 
-    Generated images that lie closer to the training set than unseen real images do are copies.
+    Generated images that lie closer to the training images than these lie to each other are copies.
+
+    Args:
+        among: whether the points are the first N of the others, each of which is not to be its own nearest.
     """
     points, others = points.flatten(1), others.flatten(1)
-    nearest = torch.cdist(points, others).argmin(dim=1)
+    distances = torch.cdist(points, others)
+    if among:
+        distances.fill_diagonal_(torch.inf)
+    nearest = distances.argmin(dim=1)
     # by way of |a|^2 - 2 a b + |b|^2, which is fast but loses small distances: measure the nearest one again
     return (points - others[nearest]).norm(dim=1)

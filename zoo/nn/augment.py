@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-AMOUNTS = 6  # numbers that say how an image was moved
-
 
 def random_affine(images: Tensor, strength: float = 1.0, probability: float = 1.0, background: float = -1.0) -> Tensor:
     """Moves each image at random: `affine` by `random_amounts`."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.nn.augment import AMOUNTS
+AMOUNTS = 6  # numbers that say how an image was moved: `zoo.nn.augment.random_amounts`
 
 
 def sinusoidal_embedding(

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from zoo.rl.types import Spaces
 LONG = 20_000  # updates from which compiling pays: it takes half a minute, and saves a few milliseconds an update
 
 
-def check(hparams: Any, positive: Iterable[str]) -> None:
+def check(hparams: Mapping[str, Any], positive: Iterable[str]) -> None:
     """Raises a UserError for values with which nothing could be learned."""
     for name in ("total_env_steps", *positive):
         if not 0 < hparams[name] < math.inf:
@@ -37,7 +37,7 @@ def check(hparams: Any, positive: Iterable[str]) -> None:
         raise UserError(f"model.tau must be above 0 and at most 1, got {hparams['tau']}")
 
 
-def check_noise(hparams: Any, *names: str) -> None:
+def check_noise(hparams: Mapping[str, Any], *names: str) -> None:
     """Raises a UserError for a standard deviation that is negative or not finite."""
     for name in names:
         if not 0 <= hparams[name] < math.inf:

@@ -1,6 +1,6 @@
 """Proximal policy optimisation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -199,7 +199,7 @@ class PPO(L.LightningModule):
     configure_callbacks = record
 
 
-def _check(hp: Any) -> None:
+def _check(hp: Mapping[str, Any]) -> None:
     """Raises a UserError for values with which nothing could be learned."""
     for name in ("total_env_steps", "epochs", "minibatch_size", "learning_rate", "clip", "max_grad_norm"):
         if not hp[name] > 0:

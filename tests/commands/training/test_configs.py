@@ -95,8 +95,10 @@ def test_every_config_runs_a_few_steps(path, tiny_run, tmp_path, monkeypatch, co
         assert command("predict", *options).status == 0
         assert (folder / "predictions.png").is_file()
         return
-    if data == "CIFAR10":
-        options += ["--model.channels", 32]  # two steps of the network at its full width take 10 s
+    if data in ("MNIST", "FashionMNIST", "CIFAR10"):
+        options += ["--model.channels", 8]  # two steps of the network at its full width take 10 s
+    if any("SamplePictures" in callback["class_path"] for callback in config["trainer"].get("callbacks", ())):
+        options += ["--trainer.callbacks.num_samples", 2, "--trainer.callbacks.steps", 2]
     options += ["--trainer.max_epochs", 1, "--data.batches_per_epoch", 2, "--data.batch_size", 3]
     options += ["--trainer.limit_val_batches", 1, "--trainer.log_every_n_steps", 1]
     if config["model"].get("init_args", {}).get("compile"):

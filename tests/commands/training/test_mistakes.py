@@ -61,6 +61,7 @@ MISTAKES = {
     "--ckpt_path nowhere.ckpt": "the checkpoint 'nowhere.ckpt' does not exist",
     "--ckpt_path last": "last.ckpt' does not exist",
     "--ckpt_path best": "the checkpoint 'best' does not exist",
+    "--ckpt_path .": "'.' is a folder: name a checkpoint, as 'last.ckpt'",
     "--wandb true": "pip install wandb",
 }
 
@@ -126,6 +127,12 @@ def test_help_begins_with_a_summary_and_examples(verb, command):
     assert len(summary.splitlines()) < 20
     assert "--ckpt_path" in options
     assert "full optimization routine" not in summary
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_untrained_weights_are_not_measured(verb, refused, tmp_path):
+    line = refused(verb, "--config", TINY, "--trainer.default_root_dir", tmp_path)
+    assert f"{verb} needs --ckpt_path: without a checkpoint the weights are untrained" in line
 
 
 def test_missing_parts_are_named(refused):

@@ -24,6 +24,7 @@ QUIET = {
 }  # fmt: skip
 ALGORITHMS = {"sac": SAC, "td3": TD3, "ddpg": DDPG}
 every = pytest.mark.parametrize("name", ALGORITHMS)
+LEARNED = ("discounting", "time-limit")
 PENDULUM = {"num_envs": 2, "update_every": 2, "warmup_env_steps": 20, "batch_size": 8, "rounds_per_batch": 7, "seed": 3}
 
 
@@ -89,17 +90,17 @@ def solved(name, kind, actions="box", **options):
 
 # where the first action is paid for at the second step, what is seen there does not say which it was: a value learned
 # from single steps cannot know, and two of n steps can (below)
-# every algorithm learns what discounting is and where an episode ends; the other pairs run with the slow tests
-@every
+# SAC and TD3 learn what discounting is and where an episode ends; DDPG is a TD3, to the bit (below). The other pairs
+# run with the slow tests
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "name"),
     [
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("bandit", "one-step", "action-dependent")),
-        "discounting",
-        "time-limit",
+        pytest.param(kind, name, marks=() if kind in LEARNED and name != "ddpg" else pytest.mark.slow)
+        for kind in ("bandit", "one-step", "action-dependent", *LEARNED)
+        for name in ALGORITHMS
     ],
 )
-def test_probes_are_solved(name, kind):
+def test_probes_are_solved(kind, name):
     returns, value = solved(name, kind, **({"alpha": 0.01, "learn_alpha": False} if name == "sac" else {}))
     best = 4.0 if kind == "time-limit" else 1.0
     assert returns > 0.9 * best
@@ -223,8 +224,7 @@ class ResetAt(Callback):
             trainer.datamodule.loader.reset()
 
 
-@every
-@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize(("name", "n_step"), [("sac", 1), ("td3", 3), ("ddpg", 1)])
 def test_a_resumed_run_is_the_uninterrupted_one_that_resets_there(name, n_step, tmp_path):
     path, options = tmp_path / "middle.ckpt", {"drift": True} if name == "ddpg" else {}
     settings = PENDULUM | {"save_replay": True, "capacity": 70, "n_step": n_step}  # it goes round

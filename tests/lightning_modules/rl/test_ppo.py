@@ -110,8 +110,15 @@ def solved(kind, actions, **options):
     return model, data
 
 
-@pytest.mark.parametrize("actions", ACTIONS)
-@pytest.mark.parametrize("kind", Probe.KINDS)
+def probes():
+    """Every kind with one sort of actions, and two kinds with the others; the rest runs with the slow tests."""
+    for kind in Probe.KINDS:
+        for actions in ACTIONS:
+            quick = actions == "discrete" or kind in ("one-step", "action-dependent")
+            yield pytest.param(kind, actions, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "actions"), [*probes()])
 def test_probes_are_solved(kind, actions):
     model, data = solved(kind, actions)
     data.trainer = model.trainer

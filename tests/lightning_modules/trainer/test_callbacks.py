@@ -197,12 +197,12 @@ def test_pictures_are_drawn_with_the_average_from_the_same_latents(tiny_run):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (lambda: RealNVP(num_features=2), "and RealNVP here does not: leave it out"),
-        (lambda: Classifier((1, 8, 8), 10), "and Classifier here does not: leave it out"),
+        (lambda: RealNVP(num_features=2), "that of RealNVP does not: leave it out"),
+        (lambda: Classifier((1, 8, 8), 10), "that of Classifier does not: leave it out"),
     ],
 )
 def test_pictures_of_what_draws_no_images_are_refused(module, said):
-    with pytest.raises(UserError, match=f"SamplePictures is for models that draw images, {said}"):
+    with pytest.raises(UserError, match=f"SamplePictures needs a model that samples images, but {said}"):
         SamplePictures().setup(SimpleNamespace(), module(), "fit")
 
 

@@ -141,6 +141,13 @@ def test_nearest_distances_by_brute_force(count, others):
     torch.testing.assert_close(nearest_distances(points, rest), torch.tensor(expected), rtol=1e-5, atol=0)  # float32
 
 
+def test_nearest_distances_among_points_leave_the_point_itself_out():
+    points = draw(23, 0)
+    expected = [min((points[i] - points[j]).norm().item() for j in range(23) if j != i) for i in range(23)]
+    found = nearest_distances(points[:17], points, among=True)
+    torch.testing.assert_close(found, torch.tensor(expected[:17]), rtol=1e-5, atol=0)  # float32
+
+
 def test_a_copy_is_at_no_distance():
     """At any size of the sets, and for images far from the origin, where |a|^2 - 2 a b + |b|^2 loses its digits."""
     images = draw(61, 0, shift=-1.0)

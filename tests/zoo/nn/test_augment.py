@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from zoo.nn.augment import AMOUNTS, affine, random_affine, random_amounts
+from zoo.nn.augment import affine, random_affine, random_amounts
+from zoo.nn.unet import AMOUNTS
 
 
 def test_without_strength_nothing_moves():

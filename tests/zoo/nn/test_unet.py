@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from zoo.nn.augment import AMOUNTS
-from zoo.nn.unet import SelfAttention, UNet, embed_times, group_norm, label_columns, sinusoidal_embedding
+from zoo.nn.unet import AMOUNTS, SelfAttention, UNet, embed_times, group_norm, label_columns, sinusoidal_embedding
 
 
 def perturbed(network):
