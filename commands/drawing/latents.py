@@ -1,8 +1,8 @@
 """Grids of images: on the way down, between two latents, there and back, and from what is known of one."""
 
 import argparse
-from functools import partial
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
