@@ -8,7 +8,18 @@ import time
 import pytest
 import torch
 
-from benchmarks import clock, flows, hotspots, levers, likelihood, scaling, speed, time_to_loss
+from benchmarks import (
+    clock,
+    few_steps,
+    flows,
+    guidance_figure,
+    hotspots,
+    levers,
+    likelihood,
+    scaling,
+    speed,
+    time_to_loss,
+)
 from benchmarks.peers import CLASSES, SIDES, SIZES, TINY, Average, Setting, assert_equal_cost, build, quiet
 from lightning_modules.trainer.callbacks import EMA
 from tests.conftest import save_diffusion
@@ -202,3 +213,29 @@ def test_flows_of_equal_cost_train_and_sample():
     costs["zuko"] = (costs["zuko"][0], 2 * costs["zuko"][1])
     with pytest.raises(ValueError, match="the flows are not equal: FLOPs of ours, zuko, nflows, normflows"):
         flows.assert_equal(costs)
+
+
+def test_the_guidance_of_a_card_is_read_by_scale():
+    metrics = {
+        f"{kind}_scale{scale:g}": {"value": scale + i}
+        for scale in (1.5, 0.0, 3.0)
+        for i, kind in enumerate(guidance_figure.KINDS)
+    }
+    found = guidance_figure.numbers_of(metrics | {"fid": {"value": 1.0}})
+    assert [point["guidance_scale"] for point in found] == [0.0, 1.5, 3.0]
+    assert found[1] == {"guidance_scale": 1.5, "asked_label": 1.5, "fid_ratio": 2.5, "recall": 3.5}
+
+
+def test_diffusers_samplers_draw_with_our_network():
+    """With the exact denoiser of a point mass every sampler ends on it."""
+    model = ImageDiffusion((1, 4, 4), channels=4, channel_multipliers=(1,), attention_levels=())
+    target = torch.full((3, 1, 4, 4), 0.25)
+
+    def network(x, t):
+        signal, sigma = model.process.signal_and_noise(t + 1)
+        eps = (x - signal * target) / sigma
+        return signal * eps - sigma * target  # v
+
+    for name, (scheduler, _) in few_steps.schedulers(model).items():
+        drawn = few_steps.sample(scheduler, 5, network, (3, 1, 4, 4), torch.Generator().manual_seed(0))
+        torch.testing.assert_close(drawn, target, rtol=0, atol=1e-3, msg=name)  # float32, and betas that are clipped

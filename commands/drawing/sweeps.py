@@ -78,23 +78,31 @@ def guidance(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
         point |= {name: mean([getattr(scores, name) for scores in found]) for name in ("precision", "recall")}
         numbers.append(point)
 
+    title = f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws{in_words(model, few)}"
+    plot_guidance(args.output, numbers, title)
+    return numbers
+
+
+def plot_guidance(path: Path, numbers: Numbers, title: str) -> None:
+    """Curves over "guidance_scale": "asked_label", "precision" and "recall", where they are there, and "fid_ratio"."""
+
     def plot(axes: Any) -> None:
         scales = [point["guidance_scale"] for point in numbers]
         for name, text in (("asked_label", "label asked for"), ("precision", "precision"), ("recall", "recall")):
-            axes.plot(scales, [point[name] for point in numbers], marker="o", markersize=4, label=text)
+            if name in numbers[0]:
+                axes.plot(scales, [point[name] for point in numbers], marker="o", markersize=4, label=text)
         axes.set(xlabel="guidance scale (0 unconditional, 1 conditional)", ylabel="share of samples", ylim=(0, 1.05))
         right = axes.twinx()
         ratios = [point["fid_ratio"] for point in numbers]
         right.plot(scales, ratios, marker="s", markersize=4, color="0.4", linestyle="--", label="FID (right)")
-        right.set(ylabel="FID over training images'", ylim=(0, None))
+        right.set_yscale("log", base=2)  # unguided samples may be ten times as far off as guided ones
+        right.yaxis.set_major_formatter("{x:g}")
+        right.set(ylabel="FID over training images'")
         lines = [*axes.get_lines(), *right.get_lines()]
         texts = [line.get_label() for line in lines]
         axes.figure.legend(lines, texts, frameon=False, loc="outside lower center", ncols=4)
 
-    _plot(
-        args.output, plot, f"{args.model}: {len(judge.test)} samples a scale, {args.draws} draws{in_words(model, few)}"
-    )
-    return numbers
+    _plot(path, plot, title)
 
 
 def _plot(path: Path, plot: Callable[[Any], None], title: str) -> None:

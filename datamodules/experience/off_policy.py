@@ -16,6 +16,7 @@ from datamodules.experience.replay import ReplayBuffer, TransitionCollector, rea
 from datamodules.experience.vector import make_vector
 from zoo.errors import UserError
 from zoo.rl.off_policy.priorities import Priorities, importance_weights
+from zoo.rl.shaping import POTENTIALS
 
 PRIORITIES = (None, "proportional", "rank")
 
@@ -41,6 +42,8 @@ class Replay(Experience):
         n_step: rewards that are summed before the target bootstraps.
         reward_scale: factor of the rewards in the buffer (Haarnoja et al. 2018, arXiv:1801.01290, section 5.2): values
             of about 1 to 100 are learned best. Returns are logged unscaled.
+        shaping: name of a potential Phi: gamma Phi(s') - Phi(s) is added to the rewards in the buffer (Ng et al. 1999),
+            which keeps optimal policies optimal. Returns are logged unshaped.
         rounds_per_batch: rounds in a training batch, whose metrics are averaged and logged once; by default 1,000
             environment steps of them.
         priority: null draws rows uniformly, "proportional" by the size of their last error, "rank" by its rank (Schaul
@@ -75,6 +78,7 @@ class Replay(Experience):
         priority: str | None = None,
         priority_exponent: float = 0.6,
         weight_exponent: float = 0.4,
+        shaping: str | None = None,
     ) -> None:
         rounds = max(1, 1000 // max(update_every, 1)) if rounds_per_batch is None else rounds_per_batch
         least = {"capacity": capacity, "batch_size": batch_size, "warmup_env_steps": warmup_env_steps}
@@ -89,6 +93,8 @@ class Replay(Experience):
                 raise UserError(f"data.{option} must be at least 1, got {value}")
         if not 0 < reward_scale < math.inf:
             raise UserError(f"data.reward_scale must be positive and finite, got {reward_scale}")
+        if shaping is not None and shaping not in POTENTIALS:
+            raise UserError(f"data.shaping must be null or one of {', '.join(POTENTIALS)}, got {shaping!r}")
         if priority not in PRIORITIES:
             raise UserError(f"data.priority must be null, {' or '.join(PRIORITIES[1:])}, got {priority!r}")
         if not 0 <= priority_exponent < math.inf:
@@ -114,7 +120,12 @@ class Replay(Experience):
             )
         self.capacity, self.batch_size, self.warmup_env_steps = capacity, batch_size, warmup_env_steps
         self.update_every, self.updates_per_round, self.n_step = update_every, int(updates), n_step
-        self.reward_scale = reward_scale
+        self.reward_scale, self.shaping = reward_scale, shaping
+        if shaping is not None and POTENTIALS[shaping].shape != self.spaces["observation_shape"]:
+            raise UserError(
+                f"data.shaping {shaping} is for observations of shape {POTENTIALS[shaping].shape}, but those of "
+                f"{environment} are of shape {self.spaces['observation_shape']}"
+            )
         self.rounds_per_batch, self.save_replay, self.warmup_hold = rounds, save_replay, warmup_hold
         self.priority, self.priority_exponent, self.weight_exponent = priority, priority_exponent, weight_exponent
 
@@ -193,7 +204,8 @@ class ReplayLoader:
             data.environment, data.num_envs, data.vectorization, data.environment_arguments, self._reset_seed()
         )
         gamma: Any = self.module.gamma
-        self.collector = TransitionCollector(envs, gamma, data.n_step, data.warmup_hold, data.reward_scale)
+        potential = None if data.shaping is None else POTENTIALS[data.shaping].function
+        self.collector = TransitionCollector(envs, gamma, data.n_step, data.warmup_hold, data.reward_scale, potential)
         spaces = data.spaces
         action_size = len(spaces["num_actions"]) or len(spaces["action_low"])
         width = 2 * math.prod(spaces["observation_shape"]) + action_size + 2
@@ -272,7 +284,7 @@ class ReplayLoader:
 
     def _describe(self) -> dict[str, Any]:
         """What a restored buffer must have in common with this run."""
-        names = ("environment", "environment_arguments", "n_step", "reward_scale", "priority")
+        names = ("environment", "environment_arguments", "n_step", "reward_scale", "priority", "shaping")
         described = {name: getattr(self.data, name) for name in names}
         return described | {"gamma": self.module.gamma, "width": self.buffer.rows.shape[1]}
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from datamodules.experience.environments import check_finite, encoder
 from zoo.errors import UserError, one_line
 from zoo.rl.off_policy.priorities import Priorities
+from zoo.rl.shaping import shaping
 
 NOISE_STEPS = 128  # of exploration noise drawn at a time
 
@@ -139,11 +141,21 @@ class TransitionCollector:
 
     Args:
         envs: vector environments that reset on the step after the end of an episode. gamma: discount. n_step: n.
-        hold: steps for which a random action is repeated. scale: of rewards in rows; returns of episodes are unscaled.
+        hold: steps for which a random action is repeated.
+        scale: of rewards in rows. potential: that shapes them first. Returns of episodes are unscaled and unshaped.
     """
 
-    def __init__(self, envs: VectorEnv, gamma: float, n_step: int = 1, hold: int = 1, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        envs: VectorEnv,
+        gamma: float,
+        n_step: int = 1,
+        hold: int = 1,
+        scale: float = 1.0,
+        potential: Callable[[Any], Any] | None = None,
+    ) -> None:
         self.envs, self.gamma, self.n_step, self.hold, self.scale = envs, gamma, n_step, hold, scale
+        self.potential = potential
         self._encode = encoder(envs.single_observation_space)
         self._held: Tensor | None = None
         self._waiting: list[deque[list[Any]]] = [deque() for _ in range(envs.num_envs)]
@@ -183,10 +195,12 @@ class TransitionCollector:
             self._last = np.array(self._encode(last))  # a copy: the environments reuse their array
             check_finite(np.asarray(rewards)[None], "reward", self._vector_steps)
             check_finite(self._last[None], "observation", self._vector_steps)
-            actions, going = drawn.cpu().numpy(), np.flatnonzero(~self._ended)
+            actions, going, learned = drawn.cpu().numpy(), np.flatnonzero(~self._ended), rewards
+            if self.potential is not None:
+                learned = rewards + shaping(self.potential, now, self._last, terminated, self.gamma)
             for i in going.tolist():
                 self._waiting[i].append([now[i].ravel(), actions[i], 0.0, 1.0])
-                rows += self._advance(i, self.scale * float(rewards[i]), bool(terminated[i]), bool(truncated[i]))
+                rows += self._advance(i, self.scale * float(learned[i]), bool(terminated[i]), bool(truncated[i]))
             self._count(rewards, going, terminated | truncated)
             seen += len(going)
             self._vector_steps += 1

@@ -24,15 +24,16 @@ from zoo.rl.tabular.mdp import MDP, improve
 from zoo.rl.types import Spaces
 
 METHODS = ("value_iteration", "policy_iteration", *LEARNERS)
-PAPERS = {
+PAPERS = {  # method -> what its cards cite
     "value_iteration": "Bellman 1957, Dynamic Programming",
     "policy_iteration": "Howard 1960, Dynamic Programming and Markov Processes",
     "td0": "Sutton 1988, doi:10.1007/BF00115009",
     "sarsa": "Rummery and Niranjan 1994, CUED/F-INFENG/TR 166",
     "q_learning": "Watkins and Dayan 1992, doi:10.1007/BF00992698",
     "double_q_learning": "van Hasselt 2010, Double Q-learning",
+    "monte_carlo_first_visit": "Sutton and Barto 2018, Reinforcement Learning",
+    "monte_carlo_every_visit": "Sutton and Barto 2018, Reinforcement Learning",
 }
-BOOK = "Sutton and Barto 2018, Reinforcement Learning"
 
 
 class Tabular(L.LightningModule):
@@ -70,6 +71,7 @@ class Tabular(L.LightningModule):
         chapters 4 to 6.
     """
 
+    papers = PAPERS
     env_steps: Tensor
     q: Tensor
     second: Tensor
@@ -98,7 +100,7 @@ class Tabular(L.LightningModule):
         _check(self.hparams)
         if len(spaces["num_actions"]) != 1 or len(spaces["observation_shape"]) != 1:
             raise UserError(f"a table takes one Discrete observation and one Discrete action, got {spaces}")
-        self.paper = PAPERS.get(method, BOOK)
+        self.paper = PAPERS[method]
         last = epsilon if final_epsilon is None else final_epsilon
         plans = method in ("value_iteration", "policy_iteration")
         self.model = construct(self, "table", **spaces, epsilon=0.0 if plans else last)

@@ -49,8 +49,9 @@ class Table(Policy):
         return self.q.detach().amax(1)
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Two states."""
-        states = torch.randint(self.shape[0], (2,), generator=generator)
+        """Two states: that of the largest values, since many a state is never met, and one at random."""
+        largest = self.q.detach().cpu().abs().sum(1).argmax()[None]
+        states = torch.cat([largest, torch.randint(self.shape[0], (1,), generator=generator)])
         return {"observations": nn.functional.one_hot(states, self.shape[0]).float()}
 
     def outputs(self, observations: Tensor) -> tuple[Tensor, Tensor]:
