@@ -103,7 +103,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "denoising": lambda model: _draws_images(model) and _takes(model, "noise", "steps", "on_step"),
     "interpolation": lambda model: _draws_images(model) and _takes(model, "noise"),
     "inversion": lambda model: _draws_images(model) and hasattr(model, "denoiser"),
-    "completion": lambda model: _draws_images(model) and _takes(model, "known", "sampler", "steps"),
+    "completion": lambda model: _draws_images(model) and _takes(model, "known", "steps"),
     "flow": lambda model: (
         (hasattr(model, "path") and model.shape == (2,))
         or (_draws_images(model) and (_takes(model, "temperature") or _takes(model, "steps", "on_step")))

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -108,7 +109,9 @@ def completion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     from zoo.diffusion.inverse import averages, inpainting
 
     data = data_for(model, args.described)
-    images, labels = data.images("test")[:GIVEN], data.labels("test")[:GIVEN] if _needs_labels(model) else None
+    images = data.images("test")
+    taken = torch.arange(GIVEN) * (len(images) // GIVEN)  # spread, as data may be in the order of their classes
+    images, labels = images[taken], data.labels("test")[taken] if _needs_labels(model) else None
     mask = torch.zeros(images.shape[-2:], dtype=torch.bool)
     mask[len(mask) // 2 :] = True
     upper, grey = images.masked_fill(mask, 0), images.mean(1, keepdim=True)
@@ -116,14 +119,11 @@ def completion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     if model.shape[0] == 3:
         shown.append(("colours for greys", "grey", grey.expand_as(images), averages(grey, model.shape)))
     panels = []
-    options: dict[str, Any] = {
-        "sampler": "dpm++2m-sde",
-        "steps": min(20, model.process.num_timesteps),
-        "labels": labels,
-    }
+    steps = min(20, model.process.num_timesteps)
     generator = torch.Generator().manual_seed(args.seed)
     for title, name, part, known in shown:
-        drawn = [model.sample(GIVEN, known=known, generator=generator, **options).cpu() for _ in range(COMPLETED)]
+        complete = partial(model.sample, GIVEN, known=known, steps=steps, labels=labels, generator=generator)
+        drawn = [complete().cpu() for _ in range(COMPLETED)]
         names = ["real", name, *[""] * COMPLETED]
         panels.append(Panel(f"{args.model}: {title}", torch.cat([images, part, *drawn]), GIVEN, names))
     draw(args.output, panels)

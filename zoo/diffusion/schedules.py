@@ -64,7 +64,8 @@ def karras_timesteps(process: NoiseProcess, steps: int, rho: float = 7.0, sigma_
 
     Args:
         sigma_max: higher levels are left out where enough times remain: those of a cosine schedule, up to 2e4, are all
-            pure noise. 80 is the paper's choice.
+            pure noise. So the first time is below T, and sampling starts there from the noise of T. 80 is the paper's
+            choice.
 
     References:
         Karras et al. 2022, arXiv:2206.00364, eq. 5 and table 1.
