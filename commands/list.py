@@ -68,8 +68,8 @@ def headline_of(entry: dict[str, Any]) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A number to the second digit of its error, or to four digits if it has none."""
-    if error == 0:
+    """A number to the second digit of its error, or to four digits if it has none but that of rounding."""
+    if error <= 1e-12 * abs(value):
         return f"{value:.4g}"
     digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:,.{digits}f} ± {error:,.{digits}f}"
