@@ -7,49 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from commands.options import number
+from commands.options import KNOWN, STRENGTH
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-STRENGTH = 0.6
 MEASURED = ("inpaint", "colour", "enlarge")  # one of these a run
-
-
-def strength(text: str) -> float:
-    """An argparse type: how strongly an image is edited."""
-    value = number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
-    return value
-
-
-def _file(text: str) -> dict[str, Any]:
-    return {"type": Path, "metavar": "FILE", "help": f"{text}; a picture, or .npy of one or several in [-1, 1]"}
-
-
-# parameter of a model's `sample` -> options that stand for it, with their arguments of argparse's `add_argument`
-OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "known": {
-        "inpaint": _file("image whose part under the --mask is drawn anew"),
-        "mask": {
-            "type": Path,
-            "metavar": "FILE",
-            "help": "what is drawn anew: the white of a picture of the image's size, or 1 among 0 in .npy",
-        },
-        "colour": _file("grey image to colour"),
-        "enlarge": _file("small image to enlarge, by a whole number of times"),
-    },
-    "edit": {
-        "edit": _file("image to edit, towards the --labels if some are given"),
-        "strength": {
-            "type": strength,
-            "metavar": "X",
-            "help": f"of --edit: how much is changed, up to 1, which keeps nothing (default: {STRENGTH})",
-        },
-    },
-}
 
 
 class Given(NamedTuple):
@@ -80,7 +44,7 @@ def read(args: argparse.Namespace, shape: tuple[int, int, int]) -> Given:
     """
     from zoo.diffusion.inverse import averages, inpainting
 
-    names = [name for options in OPTIONS.values() for name in options]
+    names = [name for options in KNOWN.values() for name in options]
     given = {name: args.own.pop(name) for name in names if name in args.own}
     _check(given, args)
     made: dict[str, Callable[[Tensor], Any]] = {}

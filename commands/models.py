@@ -18,8 +18,7 @@ from checkpoints.catalogue import PREFIX, Description, describe, shipped
 from checkpoints.locate import find
 from checkpoints.table import class_of
 from checkpoints.tasks import TASKS
-from commands.known import OPTIONS
-from commands.options import number, whole
+from commands.options import KNOWN, number, whole
 from zoo.errors import UserError
 
 METHODS = {"sample": "sample", "density": "log_likelihood", "rollout": "act"}  # verb -> the method that it needs
@@ -109,8 +108,8 @@ def options_of(method: Callable[..., Any]) -> list[Option]:
     for parameter in inspect.signature(method, eval_str=True).parameters.values():
         if parameter.name in FILLED or parameter.default is parameter.empty:
             continue
-        if parameter.name in OPTIONS:  # which `commands.known.read` turns into the value of the parameter
-            found += [Option(name, settings, settings["type"]) for name, settings in OPTIONS[parameter.name].items()]
+        if parameter.name in KNOWN:  # which `commands.known.read` turns into the value of the parameter
+            found += [Option(name, settings, settings["type"]) for name, settings in KNOWN[parameter.name].items()]
             continue
         if parameter.name == "classifier":
             option = Option(parameter.name, {"metavar": "MODEL"}, str)

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UserError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MOST = 2**63 - 1  # of a 64-bit number
+STRENGTH = 0.6  # of --edit
 
 
 def whole(text: str) -> int:
@@ -131,3 +132,38 @@ def check_output(path: Path, endings: tuple[str, ...], option: str = "--output")
         raise UserError(f"{option} {str(path)!r}: the folder {folder} may not be written to")
     if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         raise UserError(f"{option} {str(path)!r} is a folder: name a file")
+
+
+def strength(text: str) -> float:
+    """An argparse type: how strongly an image is edited."""
+    value = number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
+    return value
+
+
+def _file(text: str) -> dict[str, Any]:
+    return {"type": Path, "metavar": "FILE", "help": f"{text}; a picture, or .npy of one or several in [-1, 1]"}
+
+
+# parameter of a model's `sample` -> options that stand for it, with their arguments of argparse's `add_argument`
+KNOWN: dict[str, dict[str, dict[str, Any]]] = {
+    "known": {
+        "inpaint": _file("image whose part under the --mask is drawn anew"),
+        "mask": {
+            "type": Path,
+            "metavar": "FILE",
+            "help": "what is drawn anew: the white of a picture of the image's size, or 1 among 0 in .npy",
+        },
+        "colour": _file("grey image to colour"),
+        "enlarge": _file("small image to enlarge, by a whole number of times"),
+    },
+    "edit": {
+        "edit": _file("image to edit, towards the --labels if some are given"),
+        "strength": {
+            "type": strength,
+            "metavar": "X",
+            "help": f"of --edit: how much is changed, up to 1, which keeps nothing (default: {STRENGTH})",
+        },
+    },
+}

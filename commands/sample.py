@@ -12,15 +12,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.known import Given, read
 from commands.labels import classes, label
 from commands.models import Turns, library_messages, option_values
 from commands.numbers import write_numbers
-from commands.options import add_device, add_speed, at_least, check_output, choose_device, speed_up
+from commands.options import KNOWN, add_device, add_speed, at_least, check_output, choose_device, speed_up
 from zoo.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from commands.known import Given
 
 BATCH = 160  # images drawn at once: their feature maps still fit the caches of a CPU
 POINTS = 10_000  # points drawn at once
@@ -55,12 +56,13 @@ def run(args: argparse.Namespace) -> int:
         classifier = args.own["classifier"] = _classifier(args.own["classifier"], device)
     hint = "name a --classifier, or leave them out" if "classifier" in option_values(args) else "leave them out"
     labels = classes(args, model, classifier, hint)
-    given = read(args, model.shape) if "known" in option_values(args) else Given()
+    given = _given(args, model)
     if args.compile and not hasattr(model, "network"):
         raise UserError(f"--compile has no meaning for {args.model!r}, which has no network of its own: leave it out")
     if hasattr(model, "network"):
         speed_up(model.network, device, args.precision, args.compile)
-    steps = given.steps(option_values(args).get("steps"))
+    steps = option_values(args).get("steps")
+    steps = given.steps(steps) if given else steps
     calls = _Calls(model)
     start = time.perf_counter()
     with Progress(args.num_samples, steps or 1) as progress:
@@ -79,7 +81,7 @@ def _draw(
     args: argparse.Namespace,
     model: Any,
     labels: "Tensor | None",
-    given: Given,
+    given: "Given | None",
     calls: "_Calls",
     progress: "Progress",
 ) -> "Tensor":
@@ -91,7 +93,8 @@ def _draw(
     whole = args.precision == "bf16" and not hasattr(model, "network")
     batches = []
     for turn in torch.arange(args.num_samples).split(BATCH if len(model.shape) == 3 else POINTS):
-        options = {name: _in_turn(value, turn) for name, value in args.own.items()} | given.arguments(turn)
+        options = {name: _in_turn(value, turn) for name, value in args.own.items()}
+        options |= given.arguments(turn) if given else {}
         if "on_step" in inspect.signature(args.method).parameters:
             options["on_step"] = lambda *_, count=len(turn): progress.advance(count)  # noqa: B008
         asked = None if labels is None else labels[turn % len(labels)]
@@ -103,6 +106,15 @@ def _draw(
     if not samples.isfinite().all():
         raise UserError(f"{args.model!r} draws numbers that are not finite: it diverged, or an option is extreme")
     return samples
+
+
+def _given(args: argparse.Namespace, model: Any) -> "Given | None":
+    """What files say of the images that are to be drawn."""
+    if not {"repeats", *(name for options in KNOWN.values() for name in options)} & args.own.keys():
+        return None
+    from commands.known import read
+
+    return read(args, model.shape)
 
 
 def write_samples(samples: "Tensor", path: Path, header: str = "") -> None:

@@ -149,7 +149,7 @@ def test_one_ruler_for_both():
             super().__init__()
             self.scale = torch.nn.Parameter(torch.ones(()))
 
-        def forward(self, x_t, t, labels=None):
+        def forward(self, x_t, t, labels=None, augmentation=None):
             signal, sigma = model.process.signal_and_noise(t, 4)
             return (signal * x_t - ruler.images) / sigma
 

@@ -57,6 +57,7 @@ class Autoregressive(L.LightningModule):
     """
 
     protocol = "likelihood"
+    papers = PAPERS
 
     def __init__(
         self,

@@ -67,7 +67,8 @@ def test_weights_are_finite_floats(name):
     for key, weight in load_file(MODELS[name] / WEIGHTS).items():
         # running moments are sums over millions of observations
         expected = torch.float64 if key.startswith("normalizer.") else torch.float32
-        assert weight.dtype == (torch.bool if key.endswith(".initialised") else expected), key
+        kinds = {"initialised": torch.bool, "order": torch.int64}
+        assert weight.dtype == kinds.get(key.rpartition(".")[2], expected), key
         assert weight.isfinite().all(), key
 
 

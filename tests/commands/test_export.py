@@ -194,7 +194,7 @@ def test_a_file_of_another_kind_is_refused(refused, tmp_path, content):
 
 def test_no_checkpoint_at_all_is_told(refused, tmp_path):
     assert "does not exist" in refused("export", tmp_path / "no.ckpt", tmp_path / "model")
-    assert "does not exist" in refused("export", tmp_path, tmp_path / "model")
+    assert "is a folder: name a checkpoint, as" in refused("export", tmp_path, tmp_path / "model")
     assert "CKPT, DIR" in refused("export")
 
 

@@ -207,5 +207,5 @@ def test_the_help_of_a_model_explains_its_own_options(command):
         assert option in diffusion
         assert option not in flow
     assert "--temperature" in flow
-    assert "(default: 50)" in diffusion
+    assert "(default: 10)" in diffusion
     assert "--draws" in command("density", "nice-digits", "--help").out

@@ -236,7 +236,7 @@ def test_environments_of_a_user(tmp_path, monkeypatch, command, refused):
         ("data__environment", "CartPol-v1", "did you mean CartPole-v1"),
         ("data__environment", "os:CartPole-v1", "':'"),
         ("data__num_envs", 0, "data.num_envs must be at least 1, got 0"),
-        ("data__environment", "Blackjack-v1", "only a Box"),
+        ("data__environment", "Blackjack-v1", "only Box and Discrete"),
         ("model__exploration", "state-dependent", "continuous actions"),
         ("model__minibatch_size", 7, "must be a multiple of model.minibatch_size 7"),
         ("save_every_n_env_steps", 0, "save_every_n_env_steps must be at least 1"),

@@ -10,6 +10,7 @@ A scale above 1 does not sample the data's law times p(c | x)^s: noising and til
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,18 @@ from zoo.diffusion.samplers import Denoiser
 ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,), labels) -> x_0 (B, ...)
 Classifier = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,)) -> logits (B, classes)
 LogProb = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), t (B,)) -> log p(c | x_t, t) (B,)
+
+
+class Known(NamedTuple):
+    """What is known of an image, or of each of a batch.
+
+    Attributes:
+        shape: of the whole image, (C, H, W), or of so many, (n, C, H, W).
+        fit: estimates of x_0 (n, C, H, W) -> the nearest ones that agree with what is known.
+    """
+
+    shape: tuple[int, ...]
+    fit: Callable[[Tensor], Tensor]
 
 
 def classifier_free(

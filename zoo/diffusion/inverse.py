@@ -23,29 +23,17 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from zoo.diffusion.guidance import Known
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.samplers import Denoiser, OnStep
 from zoo.errors import UserError
 from zoo.random import Source, normal
 
 STRETCHES = 10  # in which the way from noise to data is cut by `repeated`
-
-
-class Known(NamedTuple):
-    """What is known of an image, or of each of a batch.
-
-    Attributes:
-        shape: of the whole image, (C, H, W), or of so many, (n, C, H, W).
-        fit: estimates of x_0 (n, C, H, W) -> the nearest ones that agree with what is known.
-    """
-
-    shape: tuple[int, ...]
-    fit: Callable[[Tensor], Tensor]
 
 
 def inpainting(image: Tensor, mask: Tensor) -> Known:
@@ -142,9 +130,9 @@ def repeated(solve: Callable[..., Tensor], repeats: int) -> Callable[..., Tensor
 
 
 def start(
-    process: NoiseProcess, times: list[int], noise: Tensor, edit: tuple[Tensor, float] | None = None
+    process: NoiseProcess, times: list[int], noise: Tensor, edit: tuple[Tensor, float]
 ) -> tuple[list[int], Tensor]:
-    """The times that a sampler visits, and x at the first: noise, or an image to be edited with noise upon it.
+    """The times that a sampler visits, and x at the first: an image to be edited, with noise upon it.
 
         x_t = a_t x + sigma_t z,  t = strength T
 
@@ -160,8 +148,6 @@ def start(
     References:
         Meng et al. 2021, arXiv:2108.01073, algorithms 1 and 2 (SDEdit; strength is its t_0).
     """
-    if edit is None:
-        return times, noise * process.at(times[0])[1] if process.exploding else noise
     image, strength = edit
     if not 0 < strength <= 1:
         raise UserError(f"strength must be above 0 and at most 1, got {strength!r}")

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.diffusion.checks import check_conditions, check_density, check_guidance, whole_labels
-from zoo.diffusion.guidance import Classifier, class_log_prob, classifier_free, clipped
-from zoo.diffusion.inverse import Known, check_known, consistent, repeated, start
+from zoo.diffusion.guidance import Classifier, Known, class_log_prob, classifier_free, clipped
 from zoo.diffusion.losses import denoising_loss
 from zoo.diffusion.parameterization import check, network_input, prediction_to_x0
 from zoo.diffusion.process import NoiseProcess
@@ -194,7 +193,11 @@ class ImageDiffusion(nn.Module):
             raise UserError(f"noise must have the shape {shape}, got {tuple(noise.shape)}")
         source = per_row(generator)
         noise = normal(shape, source, device) if noise is None else noise.to(device)
-        times, x = start(self.process, times, noise, edit)
+        x = noise * self.process.at(times[0])[1] if self.process.exploding else noise
+        if edit is not None:
+            from zoo.diffusion.inverse import start
+
+            times, x = start(self.process, times, noise, edit)
         if classifier is None:
             denoise = self.denoiser(
                 labels,
@@ -208,6 +211,8 @@ class ImageDiffusion(nn.Module):
             solve, denoise = with_classifier(solve, plain, self.process, log_prob, guidance_scale)
             denoise = clipped(denoise)
         if known is not None:
+            from zoo.diffusion.inverse import check_known, consistent, repeated
+
             check_known(known, shape)
             solve, denoise = repeated(solve, repeats), consistent(denoise, known)
         return solve(denoise, self.process, x, times, generator=source, on_step=on_step)

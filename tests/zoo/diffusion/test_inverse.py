@@ -10,7 +10,8 @@ import torch
 from tests.zoo.diffusion.test_model import SHAPE, T, perturbed, seeded
 from tests.zoo.diffusion.test_model_guidance import LABELS, Classifier
 from zoo.diffusion import inverse
-from zoo.diffusion.inverse import Known, averages, consistent, inpainting, repeated
+from zoo.diffusion.guidance import Known
+from zoo.diffusion.inverse import averages, consistent, inpainting, repeated
 from zoo.diffusion.process import NoiseProcess
 from zoo.diffusion.schedules import times_for
 from zoo.diffusion.solvers import SAMPLERS

@@ -227,7 +227,7 @@ def test_an_exploding_model_denoises(parameterization):
     x0, noise = torch.rand(5, *SHAPE, generator=seeded()) * 2 - 1, torch.randn(5, *SHAPE, generator=seeded(1))
     t = torch.tensor([1, 4, 7, 9, T])
     target, seen = training_target(parameterization, x0, noise, *model.process.signal_and_noise(t)), []
-    model.network.forward = lambda x, t, labels: seen.append(x) or target
+    model.network.forward = lambda x, t, *_: seen.append(x) or target
     estimate = model.denoiser()(model.process.add_noise(x0, noise, t), t)
     torch.testing.assert_close(estimate, x0, rtol=0, atol=5e-5)  # float32, in sums of up to 50 times that
     assert torch.equal(model.loss(x0, t, noise), torch.zeros(5))
@@ -259,7 +259,7 @@ def test_an_exploding_model_starts_from_the_noise_of_its_first_time(spacing):
     """The network is shown c_in sigma noise, which is nearly the latent itself; "leading" starts far below T."""
     model = ImageDiffusion(SHAPE, channels=4, num_timesteps=T, schedule="ve", parameterization="edm")
     noise, seen, asked = torch.randn(5, *SHAPE, generator=seeded()), [], []
-    model.network.forward = lambda x, t, labels: (seen.append(x), asked.append(t), x)[-1]
+    model.network.forward = lambda x, t, *_: (seen.append(x), asked.append(t), x)[-1]
     model.sample(5, steps=5, spacing=spacing, noise=noise)
     sigma = model.process.at(round(asked[0][0].item() * T / 1000))[1]
     torch.testing.assert_close(seen[0], noise * sigma / math.hypot(sigma, 0.5))
