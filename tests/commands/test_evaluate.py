@@ -432,7 +432,7 @@ def test_own_pictures_are_measured_and_have_a_card(command, small, copy, tmp_pat
             Image.fromarray(picture.numpy()).save(tmp_path / "pets" / name / f"{i}.png")
     folder = copy(small)
     describe_own(folder, "ImageFolder", root=str(tmp_path / "pets"), size=8, grayscale=True)
-    monkeypatch.setattr(commands.measures.images, "DRAWS", 2)
+    monkeypatch.setattr(commands.measures.images, "DRAWS", 8)
     assert command("evaluate", folder, "--update", "--license", "mit").status == 0
     assert next(iter(read_json(folder / RESULTS)["metrics"])) == "bound_bits_per_dim"
     card = (folder / "README.md").read_text()
