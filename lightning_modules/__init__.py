@@ -19,6 +19,8 @@ from lightning_modules.rl.off_policy.td3 import TD3
 from lightning_modules.rl.on_policy.ppo import PPO
 from lightning_modules.rl.tabular.tabular import Tabular
 from lightning_modules.vae.vae import VAE
+from lightning_modules.vae.vq_prior import VQPrior
+from lightning_modules.vae.vqvae import VQVAE
 
 __all__ = [
     "CNF",
@@ -31,6 +33,7 @@ __all__ = [
     "SAC",
     "TD3",
     "VAE",
+    "VQVAE",
     "Autoregressive",
     "Classifier",
     "ClassifierFree",
@@ -40,4 +43,5 @@ __all__ = [
     "RealNVP",
     "ScoreMatching",
     "Tabular",
+    "VQPrior",
 ]
