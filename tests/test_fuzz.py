@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -112,6 +113,7 @@ def folder(finished, tmp_path_factory):
 def small(tmp_path_factory):
     """A model folder that loads in a few milliseconds."""
     arguments = {"image_shape": [1, 4, 6], "num_classes": 3, "channels": 4, "num_features": 5}
+    torch.manual_seed(0)
     state = checkpoints.build("image-classifier", arguments).state_dict()
     folder = tmp_path_factory.mktemp("fuzz") / "small"
     checkpoints.save(folder, "image-classifier", arguments, state, {"seed": 0})
@@ -257,10 +259,10 @@ def test_results(count, watch, folder, finished):
 
 @st.composite
 def tensor_files(draw, content):
-    """A safetensors file with changes in its header, its length or its bytes."""
+    """A safetensors file with changes in its header, its length, its bytes or a number alone."""
     size = struct.unpack("<Q", content[:8])[0]
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
-    kind = draw(st.sampled_from(["header", "header", "header", "length", "bytes", "cut"]))
+    kind = draw(st.sampled_from(["header", "header", "header", "length", "bytes", "number", "cut"]))
     if kind == "header":
         name = draw(st.sampled_from(sorted(header)))
         entry = header[name]
@@ -284,6 +286,10 @@ def tensor_files(draw, content):
         changed = bytearray(content)
         for _ in range(draw(st.integers(1, 4))):
             changed[draw(st.integers(0, min(len(content), size + 100) - 1))] = draw(st.integers(0, 255))
+        return bytes(changed)
+    if kind == "number":  # its lowest byte, so the file still loads
+        changed = bytearray(content)
+        changed[8 + size + 4 * draw(st.integers(0, len(data) // 4 - 1))] ^= draw(st.integers(0, 255))
         return bytes(changed)
     return content[: draw(st.integers(0, len(content)))]
 
