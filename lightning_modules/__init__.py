@@ -20,6 +20,8 @@ from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
 from lightning_modules.rl.tabular.tabular import Tabular
 from lightning_modules.vae.vae import VAE
+from lightning_modules.vae.vq_prior import VQPrior
+from lightning_modules.vae.vqvae import VQVAE
 
 __all__ = [
     "CNF",
@@ -32,6 +34,7 @@ __all__ = [
     "SAC",
     "TD3",
     "VAE",
+    "VQVAE",
     "Autoregressive",
     "Classifier",
     "ClassifierFree",
@@ -42,4 +45,5 @@ __all__ = [
     "RealNVP",
     "ScoreMatching",
     "Tabular",
+    "VQPrior",
 ]
