@@ -9,7 +9,7 @@ from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
-from zoo.nn.augment import random_affine
+from zoo.nn.augment import random_affine_on_grid
 
 DRAWS = 100  # of z behind the bound that a test reports
 
@@ -26,6 +26,9 @@ class VAE(L.LightningModule):
         hidden: width of the encoder and of the decoder.
         depth: their residual blocks.
         dropout: probability of dropping a hidden unit.
+        head: the distribution of a grey level: "categorical", "logistic" (a mixture of `components`; for many levels)
+            or "bernoulli" (for two levels).
+        components: of the head "logistic".
         beta: weight of the KL divergence; above 1 the latents are fewer and less entangled.
         beta_warmup_steps: steps over which beta rises from 0.
         free_bits: nats below which the KL divergence of a latent, averaged over the batch, costs nothing.
@@ -54,6 +57,8 @@ class VAE(L.LightningModule):
         hidden: int = 256,
         depth: int = 2,
         dropout: float = 0.1,
+        head: str = "categorical",
+        components: int = 5,
         beta: float = 1.0,
         beta_warmup_steps: int = 0,
         free_bits: float = 0.0,
@@ -76,11 +81,8 @@ class VAE(L.LightningModule):
     configure_optimizers = adamw
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        options, x = self.hparams, batch[0]
-        if options["augmentation"] > 0:
-            x = random_affine(x, options["augmentation"], options["augmentation_probability"])
-            half = (self.model.levels - 1) / 2
-            x = ((x + 1) * half).round() / half - 1
+        options, levels = self.hparams, self.model.levels
+        x = random_affine_on_grid(batch[0], levels, options["augmentation"], options["augmentation_probability"])
         bound = self.model.elbo(x, torch.randn(len(x), self.model.latents, device=x.device))
         kl = bound.kl.mean(0).clamp(min=options["free_bits"]).sum()
         beta = options["beta"] * min(1.0, (self.trainer.global_step + 1) / max(1, options["beta_warmup_steps"]))

@@ -41,6 +41,7 @@ class Autoregressive(nn.Module):
         orders: in which the entries are drawn, the first of them the raster order; of "made".
         dropout: probability of dropping a hidden unit.
         num_classes: of each label column, of a conditional model P(x | labels); 0 for none.
+        nominal: whether levels are names and not amounts, as those of the codes of a VQ-VAE; of "pixelcnn".
 
     Raises:
         UserError: if an argument is out of range, or does not fit the others.
@@ -62,6 +63,7 @@ class Autoregressive(nn.Module):
         orders: int = 1,
         dropout: float = 0.0,
         num_classes: int | tuple[int, ...] = 0,
+        nominal: bool = False,
     ) -> None:
         super().__init__()
         self.head = _head(head, levels, components)
@@ -71,6 +73,8 @@ class Autoregressive(nn.Module):
             raise UserError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if orders > 1 and network != "made":
             raise UserError(f"orders must be 1 for the network {network!r}, got {orders}: use made for several")
+        if nominal and network != "pixelcnn":
+            raise UserError(f"nominal must be false for the network {network!r}: only pixelcnn reads names")
         self.shape, self.levels, self.orders, self.dims = tuple(image_shape), levels, orders, math.prod(image_shape)
         self.labels = (
             tuple(num_classes) if isinstance(num_classes, tuple | list) else (num_classes,) * (num_classes > 0)
@@ -79,7 +83,7 @@ class Autoregressive(nn.Module):
         if network == "nade":
             self.network: Any = NADE(self.dims, outputs, width, dropout, condition)
         elif network == "pixelcnn":
-            self.network = PixelCNN(image_shape, outputs, width, depth, dropout, condition)
+            self.network = PixelCNN(image_shape, outputs, width, depth, dropout, condition, levels * nominal)
         elif network == "wavenet":
             self.network = WaveNet(self.dims, outputs, width, depth, dropout, condition)
         elif network == "transformer":
@@ -100,18 +104,15 @@ class Autoregressive(nn.Module):
         return {"x": x} | ({"labels": torch.stack(columns, 1)} if columns else {})
 
     def forward(self, x: Tensor, labels: Tensor | None = None, order: int = 0) -> Tensor:
-        """log P(x_d = k | the entries before d) for every level k: (B, C, H, W) -> (B, C, H, W, levels)."""
-        log_probs = self.head.log_probs(self._outputs(x, labels, order))  # (B, D, levels)
-        channels, height, width = self.shape
-        return log_probs.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2, 4)
+        """log P(x_d | the entries before d) of images (B, C, H, W) on the grid, for each entry: (B, C, H, W) nats."""
+        return self._raster(self._entries(x, labels, order))
 
     def log_prob(self, x: Tensor, labels: Tensor | None = None, order: int | None = None) -> Tensor:
         """log P(x) of images (B, C, H, W) on the grid, (B,) nats; of one order alone if that is given."""
         if order is None:
             every = torch.stack([self.log_prob(x, labels, k) for k in range(self.orders)])
             return every.logsumexp(0) - math.log(self.orders)
-        index = ((self._sequence(x) + 1) * ((self.levels - 1) / 2)).round().long()
-        return self.head.log_prob(self._outputs(x, labels, order), index).sum(1)
+        return self._entries(x, labels, order).sum(1)
 
     @torch.no_grad()
     def log_likelihood(
@@ -182,9 +183,11 @@ class Autoregressive(nn.Module):
             x[rows] = mine
         return self._raster(x)
 
-    def _outputs(self, x: Tensor, labels: Tensor | None, order: int) -> Tensor:
-        condition = self._condition(labels, len(x))
-        return _full(self.network(self._sequence(x), condition, **self._order(order)))
+    def _entries(self, x: Tensor, labels: Tensor | None, order: int) -> Tensor:
+        """log P(x_d | the entries before d), (B, D) in raster order."""
+        condition, sequence = self._condition(labels, len(x)), self._sequence(x)
+        index = ((sequence + 1) * ((self.levels - 1) / 2)).round().long()
+        return self.head.log_prob(_full(self.network(sequence, condition, **self._order(order))), index)
 
     def _order(self, order: int) -> dict[str, int]:
         return {"order": order} if self.orders > 1 else {}
