@@ -35,6 +35,7 @@ MODELS = {
     "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
     "table": Row("zoo.rl.tabular.table:Table", "policy"),
+    "team": Row("zoo.teams.policy:Team", "team"),
     "vae": Row("zoo.vae.model:VAE", "images"),
     "vqvae": Row("zoo.vae.vqvae:VQVAE", "images"),
 }
