@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{option.replace('_', '-')} is for --update: it writes the card")
     described = describe(find(args.model))
     if args.data is not None:
+        if described.task == "policy":
+            raise UserError(f"{args.model!r} is a policy, which is measured in an environment: leave out --data")
         data = {"class": args.data, "arguments": {}} if args.data[:1].isupper() else data_named(args.data)
         if not data:
             raise UserError(f"--data must be Digits, Shapes or the name of a density as moons, got {args.data!r}")

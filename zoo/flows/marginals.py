@@ -48,7 +48,9 @@ class Marginals(nn.Module):
     def fit(self, y: Tensor) -> None:
         """Starts with the shares of the grey levels in y (N, *shape)."""
         k = (self.levels * y).long().clamp(0, self.levels - 1)
-        counts = F.one_hot(k, self.levels).sum(0).double() + self.SMOOTHING
+        counts = torch.zeros_like(self.logits, dtype=torch.float64)
+        counts.scatter_add_(-1, k.movedim(0, -1), torch.ones((), dtype=torch.float64).expand(*k.shape[1:], len(k)))
+        counts += self.SMOOTHING
         lowest, above = counts.split([1, self.levels - 1], -1)
         together = above.flatten(0, -2).sum(0)
         pooled = above + self.pooling * together / together.sum()

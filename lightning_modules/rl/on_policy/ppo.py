@@ -126,6 +126,8 @@ class PPO(L.LightningModule):
         returns: list[float] = []
         lengths: list[int] = []
         for rollout in batch:  # each is collected when it is asked for
+            if not isinstance(rollout, Rollout):
+                raise UserError("PPO learns from rollouts: set data.class_path to Experience")
             statistics += self.learn(rollout)
             returns += rollout.episode_returns.tolist()
             lengths += rollout.episode_lengths.tolist()
