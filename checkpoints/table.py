@@ -36,6 +36,7 @@ MODELS = {
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
     "table": Row("zoo.rl.tabular.table:Table", "policy"),
     "vae": Row("zoo.vae.model:VAE", "images"),
+    "vqvae": Row("zoo.vae.vqvae:VQVAE", "images"),
 }
 
 

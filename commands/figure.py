@@ -5,7 +5,7 @@ guidance       the scale of guidance against the label that is read, FID, precis
 denoising      two rows a sample: x_t on its way down, and below it the network's estimate of x_0
 interpolation  images between two latents, along the arc that joins them
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
-completion     real images, their upper halves, and samples that keep these; colours for the greys of coloured ones
+completion     real images, their upper halves, and samples that keep these; of a diffusion model also colours for greys
 flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
 
@@ -96,6 +96,11 @@ def _takes(model: Any, *names: str) -> bool:
     return hasattr(model, "sample") and {*names} <= inspect.signature(model.sample).parameters.keys()
 
 
+def _keeps_rows(model: Any) -> bool:
+    """Whether the model continues an image from its upper rows: of one order, which these come first in."""
+    return _takes(model, "prefix") and model.orders == 1
+
+
 # kind -> whether a model can be drawn so
 KINDS: dict[str, Callable[[Any], bool]] = {
     "steps": lambda model: _draws_images(model) and _takes(model, "sampler", "steps"),
@@ -103,7 +108,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "denoising": lambda model: _draws_images(model) and _takes(model, "noise", "steps", "on_step"),
     "interpolation": lambda model: _draws_images(model) and _takes(model, "noise"),
     "inversion": lambda model: _draws_images(model) and hasattr(model, "denoiser"),
-    "completion": lambda model: _draws_images(model) and _takes(model, "known", "steps"),
+    "completion": lambda model: _draws_images(model) and (_takes(model, "known", "steps") or _keeps_rows(model)),
     "flow": lambda model: (
         (hasattr(model, "path") and model.shape == (2,))
         or (_draws_images(model) and (_takes(model, "temperature") or _takes(model, "steps", "on_step")))

@@ -16,9 +16,12 @@ from lightning_modules.rl.off_policy.ddpg import DDPG
 from lightning_modules.rl.off_policy.dqn import DQN
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
+from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
 from lightning_modules.rl.tabular.tabular import Tabular
 from lightning_modules.vae.vae import VAE
+from lightning_modules.vae.vq_prior import VQPrior
+from lightning_modules.vae.vqvae import VQVAE
 
 __all__ = [
     "CNF",
@@ -31,13 +34,16 @@ __all__ = [
     "SAC",
     "TD3",
     "VAE",
+    "VQVAE",
     "Autoregressive",
     "Classifier",
     "ClassifierFree",
     "ClassifierGuidance",
     "ConsistencyModel",
     "Glow",
+    "PolicyGradient",
     "RealNVP",
     "ScoreMatching",
     "Tabular",
+    "VQPrior",
 ]

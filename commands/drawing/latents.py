@@ -104,33 +104,49 @@ def inversion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
     return numbers
 
 
-def completion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
-    """Eight test images, their upper halves, and three samples that keep these; of colours, also from the greys."""
-    from zoo.diffusion.inverse import averages, inpainting
+def completion(model: "Sampler", args: argparse.Namespace) -> Numbers:
+    """Eight test images, their upper halves, and three samples that keep these; of colours, also from the greys.
 
+    An autoregressive model continues the upper half, which is an exact sample given it, and has no way to take greys.
+    """
     data = data_for(model, args.described)
     images = data.images("test")
     taken = torch.arange(GIVEN) * (len(images) // GIVEN)  # spread, as data may be in the order of their classes
     images, labels = images[taken], data.labels("test")[taken] if _needs_labels(model) else None
     mask = torch.zeros(images.shape[-2:], dtype=torch.bool)
     mask[len(mask) // 2 :] = True
-    upper, grey = images.masked_fill(mask, 0), images.mean(1, keepdim=True)
-    shown = [("lower halves filled in", "upper half", upper, inpainting(images, mask))]
-    if model.shape[0] == 3:
-        shown.append(("colours for greys", "grey", grey.expand_as(images), averages(grey, model.shape)))
+    upper = images.masked_fill(mask, 0)
     panels = []
-    steps = min(20, model.process.num_timesteps)
     generator = torch.Generator().manual_seed(args.seed)
-    for title, name, part, known in shown:
-        complete = partial(model.sample, GIVEN, known=known, steps=steps, labels=labels, generator=generator)
+    for title, name, part, options in _given_of(model, images, mask):
+        complete = partial(model.sample, GIVEN, labels=labels, generator=generator, **options)
         drawn = [complete().cpu() for _ in range(COMPLETED)]
         names = ["real", name, *[""] * COMPLETED]
-        panels.append(Panel(f"{args.model}: {title}", torch.cat([images, part, *drawn]), GIVEN, names))
+        shown = torch.cat([images, upper if part is None else part, *drawn])
+        panels.append(Panel(f"{args.model}: {title}", shown, GIVEN, names))
     draw(args.output, panels)
     return []
 
 
-def _needs_labels(model: "ImageDiffusion") -> bool:
+def _given_of(model: Any, images: Tensor, mask: Tensor) -> list[tuple[str, str, Tensor | None, dict[str, Any]]]:
+    """What a completion is given of images: (title, name, how it looks or None for the upper half, options)."""
+    from zoo.diffusion.inverse import averages, inpainting
+
+    title = "lower halves filled in"
+    if not hasattr(model, "process"):
+        return [(title, "upper half", None, {"prefix": images[:, :, : int((~mask[:, 0]).sum())]})]
+    options: dict[str, Any] = {"steps": min(20, model.process.num_timesteps)}
+    found: list[tuple[str, str, Tensor | None, dict[str, Any]]] = [
+        (title, "upper half", None, options | {"known": inpainting(images, mask)})
+    ]
+    if model.shape[0] == 3:
+        grey = images.mean(1, keepdim=True)
+        options = options | {"known": averages(grey, model.shape)}
+        found.append(("colours for greys", "grey", grey.expand_as(images), options))
+    return found
+
+
+def _needs_labels(model: Any) -> bool:
     return bool(model.labels) and not has_null_label(model)
 
 

@@ -12,6 +12,7 @@ from commands.measures.common import DRAWS, Measurement, Metrics, Say, affordabl
 from commands.measures.images import measure_samples
 from zoo.metrics.likelihood import bits_per_dim
 from zoo.protocols import Sampler
+from zoo.vae.codebook import perplexity
 
 ESTIMATES = 2  # draws behind a log-likelihood that is itself an estimate; the error over images is far above theirs
 PRIOR = 0.1  # counts that every grey level of a pixel starts with, in the baseline
@@ -20,14 +21,19 @@ PRIOR = 0.1  # counts that every grey level of a pixel starts with, in the basel
 def likelihood(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
     """Bits per dimension of the test images: exact; or where the model takes `draws`, with its default and with one.
 
-    Where log-densities are themselves estimates, the mean over ESTIMATES draws, of some images if they are large.
+    Those of a model of codes are a bound, and how many codes are in use is counted. Where log-densities are themselves
+    estimates, the mean over ESTIMATES draws, of some images if they are large.
 
     Then those of independent pixels, the baseline that a model of so few images must beat, and the quality of samples.
     """
     data = data_for(model, described)
     metrics: Metrics = {}
     default = inspect.signature(model.log_likelihood).parameters.get("draws")
-    if default is None:
+    if getattr(model, "is_bound", False):  # a VQ-VAE
+        how = "lower bound of the likelihood, from the codes nearest to what the encoder says"
+        metrics["bits_per_dim"] = _bits(model, data, {}, how, say)
+        metrics["codes_in_use"] = _codes_in_use(model, data)
+    elif default is None:
         metrics["bits_per_dim"] = _bits(model, data, {}, "exact", say)
     elif getattr(model, "is_estimate", False):
         how = f"Hutchinson's trace, mean of {ESTIMATES} draws, a lower bound of the likelihood"
@@ -63,6 +69,16 @@ def _bits(model: Any, data: Any, options: dict[str, Any], how: str, say: Say) ->
         bits += bits_per_dim(nats.double(), dims).tolist()
     text = f"{how}, {data.levels} grey levels, {len(images)} test images; error over images"
     return Measurement.of(bits, text)
+
+
+def _codes_in_use(model: Any, data: Any) -> Measurement:
+    """exp of the entropy of the codes' shares in the test images."""
+    images, device = data.images("test"), device_of(model)
+    with torch.inference_mode():
+        index = torch.cat([model.encode(part.to(device)).flatten() for part in images.split(100)])
+    value = perplexity(torch.bincount(index, minlength=model.num_codes)).item()
+    text = f"perplexity of the {model.num_codes} codes in {len(images)} test images: so many if all were used alike"
+    return Measurement.of([value], text)
 
 
 def independent_pixels(data: Any) -> Tensor:

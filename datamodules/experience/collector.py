@@ -7,6 +7,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from datamodules.experience.environments import check_finite, encoder
+from zoo.errors import UserError
 from zoo.rl.types import Rollout
 
 
@@ -68,6 +69,34 @@ class Collector:
         check_finite(self._observations[1:], "observation", self._vector_steps)
         self._vector_steps += self.steps
         return self._rollout(torch.stack(actions).cpu(), episodes)
+
+    def collect_episodes(self, policy: Any, longest: int) -> Rollout:
+        """One whole episode of every environment, after a `reset`; rows behind its end are no transitions.
+
+        T is the length of the longest, and `steps` is how often it is asked whether all have ended.
+
+        Raises:
+            UserError: if an episode has not ended after `longest` steps.
+        """
+        parts: list[Rollout] = []
+        over = np.zeros(self.envs.num_envs, bool)
+        while not over.all():
+            if len(parts) * self.steps >= longest:
+                raise UserError(
+                    f"data.whole_episodes needs environments that end: an episode has not ended after {longest:,} "
+                    "steps; register it with max_episode_steps, or raise data.max_episode_steps"
+                )
+            parts.append(self.collect(policy))
+            over |= (parts[-1].terminated | parts[-1].truncated).any(0).numpy()
+        observations = torch.cat([*(part.observations[:-1] for part in parts), parts[-1].observations[-1:]])
+        actions, rewards, terminated, truncated = (torch.cat(column) for column in [*zip(*parts, strict=True)][1:5])
+        ends = terminated | truncated
+        valid = (ends.cumsum(0) - ends.long()) == 0  # no end before
+        steps = int(valid.sum(0).max())
+        rewards = rewards * valid
+        rows = [part[:steps] for part in (actions, rewards, terminated & valid, truncated & valid, valid)]
+        returns, lengths = rewards.double().sum(0).float(), valid.sum(0)
+        return Rollout._make((observations[: steps + 1], *rows, returns, lengths))
 
     def _rollout(self, actions: torch.Tensor, episodes: list[tuple[float, int]]) -> Rollout:
         rows = (self._rewards, self._terminated, self._truncated, self._valid)

@@ -32,6 +32,8 @@ class Experience(L.LightningDataModule):
         total_env_steps: transitions in the whole run, over all processes.
         num_envs: copies in each process.
         rollout_steps: vector steps in a rollout.
+        whole_episodes: whether a rollout is one whole episode of every environment, of any length; then `rollout_steps`
+            is how often it is asked whether all have ended, and what others do meanwhile is not counted.
         rollouts_per_batch: rollouts in a training batch, whose metrics are averaged and logged once; by default one, or
             if that has fewer than 256 transitions, enough for 1,000.
         vectorization: "sync", "async" (a process each), "native" (where the environment has it) or "envpool".
@@ -39,7 +41,7 @@ class Experience(L.LightningDataModule):
         seed: of the environments; by default that of the run. Each process and each reset derives its own from it.
         validation_episodes: episodes of a validation, from fixed seeds; 0 for none, for a simulator that allows only
             one instance.
-        max_episode_steps: of a validation episode; a longer one is an error.
+        max_episode_steps: of a validation episode, or a whole one in training; a longer one is an error.
     """
 
     provides = ("spaces", "total_env_steps")
@@ -56,11 +58,16 @@ class Experience(L.LightningDataModule):
         validation_episodes: int = 10,
         rollouts_per_batch: int | None = None,
         max_episode_steps: int = MAX_STEPS,
+        whole_episodes: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         rows = max(1, num_envs * rollout_steps)
-        rollouts = (-(-1000 // rows) if rows < 256 else 1) if rollouts_per_batch is None else rollouts_per_batch
+        rollouts = (
+            (-(-1000 // rows) if rows < 256 and not whole_episodes else 1)
+            if rollouts_per_batch is None
+            else rollouts_per_batch
+        )
         least = {"total_env_steps": total_env_steps, "num_envs": num_envs, "rollout_steps": rollout_steps}
         least |= {"rollouts_per_batch": rollouts}
         for option, value in (least | {"max_episode_steps": max_episode_steps}).items():
@@ -75,7 +82,7 @@ class Experience(L.LightningDataModule):
         self.vectorization, self.validation_episodes = vectorization, validation_episodes
         self.rollouts_per_batch = rollouts
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
-        self.max_episode_steps = max_episode_steps
+        self.max_episode_steps, self.whole_episodes = max_episode_steps, whole_episodes
         env = self.make()
         try:
             self.spaces: Spaces = spaces_of(environment, env.observation_space, env.action_space)
@@ -150,14 +157,21 @@ class RolloutLoader:
             yield Rollouts(self, self.data.rollouts_per_batch)
 
     def __len__(self) -> int:
-        return 2 * -(-self.data.total_env_steps // (self.data.num_envs * self.data.rollout_steps * self.world_size))
+        count = self.data.num_envs * self.world_size
+        if self.data.whole_episodes:  # of one step at least
+            return -(-self.data.total_env_steps // count)
+        return 2 * -(-self.data.total_env_steps // (count * self.data.rollout_steps))
 
     def collect(self) -> Rollout:
         """The next rollout, on the device of the policy."""
         self.rollouts += 1
         device = self.module.device
         with torch.autocast(device.type, enabled=False):  # the policy acts in full precision
-            rollout = self.collector.collect(self.module.model)
+            if self.data.whole_episodes:
+                self.reset()
+                rollout = self.collector.collect_episodes(self.module.model, self.data.max_episode_steps)
+            else:
+                rollout = self.collector.collect(self.module.model)
         return Rollout(*(part.to(device) for part in rollout))
 
     def reset(self) -> None:

@@ -9,7 +9,7 @@ from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
-from zoo.nn.augment import random_affine
+from zoo.nn.augment import random_affine_on_grid
 
 PAPERS = {
     "fvsbn": "Gan et al. 2015, Learning sigmoid belief networks with adaptive step-size",
@@ -94,11 +94,8 @@ class Autoregressive(L.LightningModule):
     configure_optimizers = adamw
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        options, x = self.hparams, batch[0]
-        if options["augmentation"] > 0:
-            x = random_affine(x, options["augmentation"], options["augmentation_probability"])
-            half = (self.model.levels - 1) / 2
-            x = ((x + 1) * half).round() / half - 1
+        options, levels = self.hparams, self.model.levels
+        x = random_affine_on_grid(batch[0], levels, options["augmentation"], options["augmentation_probability"])
         order = int(torch.randint(self.model.orders, ()))
         loss = -self.model.log_prob(x, self._labels(batch), order).mean() / self.model.dims
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

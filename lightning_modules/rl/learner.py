@@ -1,4 +1,4 @@
-"""A network that learns: the gradient of a loss, its mean over processes, a step of Adam."""
+"""A network that learns: the gradient of a loss, its mean over processes, a step of an optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.trainer.compilation import compile_whole
-from zoo.rl.flat import FlatAdam, FlatParameters
+from zoo.rl.flat import OPTIMIZERS, FlatParameters
 
 Statistics = dict[str, Tensor]  # what a loss says of itself: one number a name, or one a row
 Loss = Callable[..., tuple[Tensor, Statistics]]
@@ -21,7 +21,8 @@ class Learner:
 
     Args:
         network: whose parameters become views of `vector`.
-        learning_rate, epsilon: of Adam. max_norm: to which a longer gradient is shortened.
+        learning_rate, epsilon: of the optimizer. max_norm: to which a longer gradient is shortened.
+        optimizer: a key of `zoo.rl.flat.OPTIMIZERS`.
         compile: whether gradients are compiled; then the shapes of inputs must not change.
 
     Attributes:
@@ -36,10 +37,11 @@ class Learner:
         epsilon: float = 1e-8,
         max_norm: float | None = None,
         compile: bool = False,
+        optimizer: str = "adam",
     ) -> None:
         self.parameters = FlatParameters(network)
         self.vector = self.parameters.vector
-        self.optimizer = FlatAdam(self.vector, learning_rate, epsilon)
+        self.optimizer: Any = OPTIMIZERS[optimizer](self.vector, learning_rate, epsilon)
         self.max_norm, self.compile = max_norm, compile
         self._gradients: dict[Loss, Callable[..., tuple[Tensor, Statistics]]] = {}
 
@@ -71,7 +73,7 @@ class Learner:
         return gradient, statistics
 
     def apply(self, gradient: Tensor) -> None:
-        """One step of Adam along a gradient (parameters,)."""
+        """One step of the optimizer along a gradient (parameters,)."""
         self.optimizer.update(gradient, self.max_norm)
 
     def _prepare(self, loss: Loss) -> Callable[..., tuple[Tensor, Statistics]]:

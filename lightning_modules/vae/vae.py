@@ -9,7 +9,7 @@ from lightning_modules.trainer.optimizers import adamw
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.metrics.likelihood import bits_per_dim
-from zoo.nn.augment import random_affine
+from zoo.nn.augment import random_affine_on_grid
 
 DRAWS = 100  # of z behind the bound that a test reports
 
@@ -76,11 +76,8 @@ class VAE(L.LightningModule):
     configure_optimizers = adamw
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        options, x = self.hparams, batch[0]
-        if options["augmentation"] > 0:
-            x = random_affine(x, options["augmentation"], options["augmentation_probability"])
-            half = (self.model.levels - 1) / 2
-            x = ((x + 1) * half).round() / half - 1
+        options, levels = self.hparams, self.model.levels
+        x = random_affine_on_grid(batch[0], levels, options["augmentation"], options["augmentation_probability"])
         bound = self.model.elbo(x, torch.randn(len(x), self.model.latents, device=x.device))
         kl = bound.kl.mean(0).clamp(min=options["free_bits"]).sum()
         beta = options["beta"] * min(1.0, (self.trainer.global_step + 1) / max(1, options["beta_warmup_steps"]))

@@ -52,6 +52,14 @@ def test_grids(command, request, tmp_path, kind, columns, rows, name):
     assert rows * 49 < height < rows * 49 + 100
 
 
+def test_an_autoregressive_model_continues_upper_halves(command, tmp_path):
+    path = tmp_path / "figure.png"
+    assert command("figure", "completion", "fvsbn-digits", "--output", path).status == 0
+    width, height = size(path)
+    assert 8 * 49 < width < 8 * 49 + 120
+    assert 5 * 49 < height < 5 * 49 + 100
+
+
 def test_inversion_says_how_far_off_it_is(command, plain, tmp_path):
     answer = command("figure", "inversion", plain, "--output", tmp_path / "a.png", "--json")
     (point,) = json.loads(answer.out)["points"]  # a model of 20 steps can be inverted in 10 only

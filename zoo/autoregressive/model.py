@@ -41,6 +41,7 @@ class Autoregressive(nn.Module):
         orders: in which the entries are drawn, the first of them the raster order; of "made".
         dropout: probability of dropping a hidden unit.
         num_classes: of each label column, of a conditional model P(x | labels); 0 for none.
+        nominal: whether levels are names and not amounts, as those of the codes of a VQ-VAE; of "pixelcnn".
 
     Raises:
         UserError: if an argument is out of range, or does not fit the others.
@@ -62,6 +63,7 @@ class Autoregressive(nn.Module):
         orders: int = 1,
         dropout: float = 0.0,
         num_classes: int | tuple[int, ...] = 0,
+        nominal: bool = False,
     ) -> None:
         super().__init__()
         self.head = _head(head, levels, components)
@@ -71,6 +73,8 @@ class Autoregressive(nn.Module):
             raise UserError(f"network must be one of {', '.join(NETWORKS)}, got {network!r}")
         if orders > 1 and network != "made":
             raise UserError(f"orders must be 1 for the network {network!r}, got {orders}: use made for several")
+        if nominal and network != "pixelcnn":
+            raise UserError(f"nominal must be false for the network {network!r}: only pixelcnn reads names")
         self.shape, self.levels, self.orders, self.dims = tuple(image_shape), levels, orders, math.prod(image_shape)
         self.labels = (
             tuple(num_classes) if isinstance(num_classes, tuple | list) else (num_classes,) * (num_classes > 0)
@@ -79,7 +83,7 @@ class Autoregressive(nn.Module):
         if network == "nade":
             self.network: Any = NADE(self.dims, outputs, width, dropout, condition)
         elif network == "pixelcnn":
-            self.network = PixelCNN(image_shape, outputs, width, depth, dropout, condition)
+            self.network = PixelCNN(image_shape, outputs, width, depth, dropout, condition, levels * nominal)
         elif network == "wavenet":
             self.network = WaveNet(self.dims, outputs, width, depth, dropout, condition)
         elif network == "transformer":

@@ -24,6 +24,7 @@ class PixelCNN(nn.Module):
         depth: layers.
         dropout: probability of dropping a channel of a gate.
         condition: numbers in the condition, 0 for none.
+        names: levels of entries that are names and not amounts, which are read as one-hot vectors; 0 for amounts.
 
     References:
         van den Oord et al. 2016, arXiv:1606.05328, equation 2 and figure 2; the shifted inputs: Salimans et al. 2017,
@@ -33,73 +34,102 @@ class PixelCNN(nn.Module):
     places: Tensor
 
     def __init__(
-        self, shape: tuple[int, int, int], outputs: int, width: int, depth: int, dropout: float, condition: int
+        self,
+        shape: tuple[int, int, int],
+        outputs: int,
+        width: int,
+        depth: int,
+        dropout: float,
+        condition: int,
+        names: int = 0,
     ) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.names = shape, names
         channels, rows, columns = shape
         down, across = torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns)
         grid = torch.stack([down[:, None].expand(rows, columns), across.expand(rows, columns)])
         self.register_buffer("places", grid[None], persistent=False)
-        self.above = nn.Conv2d(channels + 3, width, 1)
-        self.left = nn.Conv2d(channels + 3, width, 1)
+        entry = names or 1  # numbers by which an entry is read
+        self.above = nn.Conv2d(channels * entry + 3, width, 1)
+        self.left = nn.Conv2d(channels * entry + 3, width, 1)
         self.condition = nn.Linear(condition, 2 * width, bias=False) if condition else None
         self.layers = nn.ModuleList(_Gated(width, dropout, last=i == depth - 1) for i in range(depth))
-        self.hidden = nn.ModuleList(nn.Conv2d(width + i, 2 * width, 1) for i in range(channels))
+        self.hidden = nn.ModuleList(nn.Conv2d(width + i * entry, 2 * width, 1) for i in range(channels))
         self.output = nn.ModuleList(nn.Conv2d(2 * width, outputs, 1) for _ in range(channels))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Numbers for each entry given those before it: x (B, D), condition (B, K) -> (B, D, P)."""
-        image = self._image(x)
-        above, left = self._condition(condition)
-        return self._across(image, self._down(image, above), left, self.places)
+        image, (above, left) = self._image(x), self._condition(condition)
+        v = self._start(self.above, F.pad(_with_ones(image), (0, 0, 1, 0))[:, :, :-1], self.places, above)
+        h = self._start(self.left, F.pad(_with_ones(image), (1, 0))[:, :, :, :-1], self.places, left)
+        for layer in self.layers:
+            v, link = layer.down(v, F.pad(v, (1, 1, 1, 0)))  # type: ignore[operator]
+            h = layer.across(h, F.pad(h, (1, 0)), link)  # type: ignore[operator]
+        found = [self._read(h, image, i) for i in range(self.shape[0])]
+        return torch.stack(found, -1).permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, H, W, C, P)
 
     def steps(self, batch: int, condition: Tensor | None = None) -> Callable[[int, Tensor], Tensor]:
         """Of entry i, given x (B, D) with those before it: (i, x) -> (B, P), for i = 0, 1, ... in turn.
 
-        The rows above are looked at once a row, and the horizontal stack at one row alone: D / W + H passes and not D.
+        Each layer keeps what it read at the row above and at the pixel to the left: a sample costs as much as one pass.
         """
         channels, _, columns = self.shape
         above, left = self._condition(condition)
+        rows: list[Tensor] = []  # input of each layer of the vertical stack at the row above
+        pixels: list[Tensor] = []  # input of each layer of the horizontal stack at the pixel to the left
         links: list[Tensor] = []
+        h = torch.empty(0)
+
+        def begin_row(image: Tensor, row: int) -> None:
+            nonlocal rows, links, pixels
+            seen = _with_ones(image[:, :, row - 1 : row]) if row else _nothing(image[:, :, :1])
+            v = self._start(self.above, seen, self.places[:, :, row : row + 1], above)
+            before, rows, links, pixels = rows, [], [], []
+            for j, layer in enumerate(self.layers):
+                rows.append(v)
+                both = torch.cat([before[j] if row else torch.zeros_like(v), v], 2)
+                v, link = layer.down(v, F.pad(both, (1, 1)))  # type: ignore[operator]
+                links.append(link)
+
+        def begin_pixel(image: Tensor, row: int, column: int) -> None:
+            nonlocal pixels, h
+            here = image[:, :, row : row + 1]
+            seen = _with_ones(here[:, :, :, column - 1 : column]) if column else _nothing(here[:, :, :, :1])
+            h = self._start(self.left, seen, self.places[:, :, row : row + 1, column : column + 1], left)
+            before, pixels = pixels, []
+            for j, (layer, link) in enumerate(zip(self.layers, links, strict=True)):
+                pixels.append(h)
+                both = torch.cat([before[j] if column else torch.zeros_like(h), h], 3)
+                h = layer.across(h, both, link[:, :, :, column : column + 1])  # type: ignore[operator]
 
         def step(i: int, x: Tensor) -> Tensor:
-            nonlocal links
-            row, place = divmod(i, columns * channels)
-            if not place or not links:
-                links = [link[:, :, row:] for link in self._down(self._image(x)[:, :, : row + 1], above)]
-            image = self._image(x)[:, :, row : row + 1]
-            return self._across(image, links, left, self.places[:, :, row : row + 1])[:, place]
+            image, (row, place) = self._image(x), divmod(i, columns * channels)
+            column, channel = divmod(place, channels)
+            if not place:
+                begin_row(image, row)
+            if not channel:
+                begin_pixel(image, row, column)
+            return self._read(h, image[:, :, row : row + 1, column : column + 1], channel)[..., 0, 0]
 
         return step
 
-    def _down(self, image: Tensor, condition: Tensor | None) -> list[Tensor]:
-        """What each layer of the vertical stack hands to the horizontal one."""
-        seen = F.pad(_with_ones(image), (0, 0, 1, 0))[:, :, :-1]
-        places = self.places[:, :, : image.shape[2]].expand(len(image), -1, -1, -1)
-        h = self.above(torch.cat([seen, places], 1))
-        h = h if condition is None else h + condition
-        links = []
-        for layer in self.layers:
-            h, link = layer.down(h)  # type: ignore[operator]
-            links.append(link)
-        return links
+    def _start(self, read: nn.Module, seen: Tensor, places: Tensor, condition: Tensor | None) -> Tensor:
+        """The input of the first layer of a stack, from what it sees of the image."""
+        h = read(torch.cat([seen, places.expand(len(seen), -1, -1, -1)], 1))
+        return h if condition is None else h + condition
 
-    def _across(self, image: Tensor, links: list[Tensor], condition: Tensor | None, places: Tensor) -> Tensor:
-        """Numbers for each entry of these rows, (B, rows W C, P)."""
-        seen = F.pad(_with_ones(image), (1, 0))[:, :, :, :-1]
-        h = self.left(torch.cat([seen, places.expand(len(image), -1, -1, -1)], 1))
-        h = h if condition is None else h + condition
-        for layer, link in zip(self.layers, links, strict=True):
-            h = layer.across(h, link)  # type: ignore[operator]
-        found = []
-        for i, (hidden, output) in enumerate(zip(self.hidden, self.output, strict=True)):
-            found.append(output(F.silu(hidden(torch.cat([F.silu(h), image[:, :i]], 1)))))
-        return torch.stack(found, -1).permute(0, 2, 3, 4, 1).flatten(1, 3)  # (B, rows, W, C, P)
+    def _read(self, h: Tensor, image: Tensor, channel: int) -> Tensor:
+        """Numbers for the entries of a channel, which also sees the channels before it: (B, P, H, W)."""
+        earlier = image[:, : channel * (self.names or 1)]
+        return self.output[channel](F.silu(self.hidden[channel](torch.cat([F.silu(h), earlier], 1))))
 
     def _image(self, x: Tensor) -> Tensor:
         channels, rows, columns = self.shape
-        return x.unflatten(1, (rows, columns, channels)).permute(0, 3, 1, 2)
+        image = x.unflatten(1, (rows, columns, channels)).permute(0, 3, 1, 2)
+        if not self.names:
+            return image
+        index = ((image + 1) * ((self.names - 1) / 2)).round().long().clamp(0, self.names - 1)
+        return F.one_hot(index, self.names).permute(0, 1, 4, 2, 3).flatten(1, 2).to(x)
 
     def _condition(self, condition: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What is added to the input of each stack."""
@@ -121,19 +151,25 @@ class _Gated(nn.Module):
         self.horizontal_out = nn.Conv2d(width, width, 1)
         self.dropout = nn.Dropout2d(dropout)
 
-    def down(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The next v, and the term of h."""
-        a = self.vertical(F.pad(v, (1, 1, 1, 0)))
+    def down(self, v: Tensor, padded: Tensor) -> tuple[Tensor, Tensor]:
+        """The next v, from the rows of v and the one above them, padded at the sides; and the term of h."""
+        a = self.vertical(padded)
         v = v if self.vertical_out is None else v + self.vertical_out(self.dropout(_gate(a)))
         return v, self.link(a)
 
-    def across(self, h: Tensor, link: Tensor) -> Tensor:
-        return h + self.horizontal_out(self.dropout(_gate(self.horizontal(F.pad(h, (1, 0))) + link)))
+    def across(self, h: Tensor, padded: Tensor, link: Tensor) -> Tensor:
+        """The next h, from the pixels of h and the one to their left."""
+        return h + self.horizontal_out(self.dropout(_gate(self.horizontal(padded) + link)))
 
 
 def _with_ones(image: Tensor) -> Tensor:
     """The image and a channel of ones, which tells it from the padding."""
     return torch.cat([image, torch.ones_like(image[:, :1])], 1)
+
+
+def _nothing(image: Tensor) -> Tensor:
+    """The padding about the image, in the form of `_with_ones`."""
+    return torch.zeros_like(_with_ones(image))
 
 
 def _gate(a: Tensor) -> Tensor:

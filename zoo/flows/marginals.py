@@ -10,7 +10,6 @@ learn, and not the edges of the bins, which no smooth map can follow: docs/flows
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.flows.bijection import sum_entries

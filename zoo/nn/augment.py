@@ -46,3 +46,11 @@ def affine(images: Tensor, amounts: Tensor, strength: float = 1.0, background: f
     moved = F.grid_sample(images - background, grid, align_corners=False) + background
     stays = (amounts == 0).all(1)[:, None, None, None]
     return torch.where(stays, images, moved)
+
+
+def random_affine_on_grid(images: Tensor, levels: int, strength: float, probability: float) -> Tensor:
+    """`random_affine` of images in [-1, 1], rounded to their grid of grey levels; as they are at strength 0."""
+    if not strength:
+        return images
+    half = (levels - 1) / 2
+    return ((random_affine(images, strength, probability) + 1) * half).round() / half - 1

@@ -1,6 +1,7 @@
 """All parameters of a small network in one vector: one gradient, one clipping, one optimizer step for all of them."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,3 +87,52 @@ class FlatAdam(torch.optim.Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         raise NotImplementedError("FlatAdam takes its gradient by `update`")
+
+
+class FlatRMSprop(torch.optim.Optimizer):
+    """RMSprop on one vector: v <- alpha v + (1 - alpha) g^2, theta <- theta - rate g / (sqrt(v) + epsilon).
+
+    That is PyTorch's. With `inside` it is TensorFlow's: g / sqrt(v + epsilon), v from 1 instead of 0, so that the first
+    steps are short. For small v, epsilon inside the root is worth its square root outside of it.
+
+    Args:
+        vector: the parameters. learning_rate, epsilon: of RMSprop. alpha: of the mean square.
+
+    References:
+        Mnih et al. 2016, arXiv:1602.01783, section 4.5, has epsilon inside.
+    """
+
+    def __init__(
+        self,
+        vector: nn.Parameter,
+        learning_rate: float,
+        epsilon: float = 1e-5,
+        alpha: float = 0.99,
+        inside: bool = False,
+    ) -> None:
+        super().__init__([vector], {"lr": learning_rate, "eps": epsilon})
+        self.vector, self.alpha, self.inside = vector, alpha, inside
+        start = torch.ones_like if inside else torch.zeros_like
+        self.state[vector] = {"square_avg": start(vector, requires_grad=False)}
+
+    @torch.no_grad()
+    def update(self, gradient: Tensor, max_norm: float | None = None) -> None:
+        """One step along a gradient, which is shortened in place to at most `max_norm`, if that is given."""
+        if max_norm is not None:
+            gradient.mul_((max_norm / (gradient.norm() + 1e-6)).clamp_(max=1.0))
+        group, square = self.param_groups[0], self.state[self.vector]["square_avg"]
+        square.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+        epsilon = group["eps"]
+        root = (square + epsilon).sqrt_() if self.inside else square.sqrt().add_(epsilon)
+        self.vector.addcdiv_(gradient, root, value=-group["lr"])
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        raise NotImplementedError("FlatRMSprop takes its gradient by `update`")
+
+
+# "rmsprop" has epsilon outside the root, as PyTorch; "rmsprop-inside" inside, as TensorFlow
+OPTIMIZERS: dict[str, Callable[..., FlatAdam | FlatRMSprop]] = {
+    "adam": FlatAdam,
+    "rmsprop": FlatRMSprop,
+    "rmsprop-inside": partial(FlatRMSprop, inside=True),
+}

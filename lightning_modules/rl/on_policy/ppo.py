@@ -1,31 +1,31 @@
 """Proximal policy optimisation."""
 
-from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_modules.rl.learner import Learner, Statistics, mean_statistics, sum_over_processes
-from lightning_modules.trainer.compilation import should_compile
-from lightning_modules.trainer.construct import construct
-from lightning_modules.trainer.progress import (
-    continue_finished_run,
-    count_env_steps,
-    log_test,
-    log_training,
-    log_validation,
-    start_clock,
+from lightning_modules.rl.learner import Learner, Statistics
+from lightning_modules.rl.on_policy.common import (
+    anneal,
+    begin_episodes,
+    build,
+    check,
+    count,
+    learn_from_rollouts,
+    merge_observations,
+    start,
 )
+from lightning_modules.trainer.compilation import should_compile
+from lightning_modules.trainer.progress import continue_finished_run, log_test, log_validation
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.moments import RunningMoments
 from zoo.rl.on_policy.losses import explained_variance
 from zoo.rl.on_policy.ppo import ppo_loss, rows_of
-from zoo.rl.on_policy.returns import linear_recurrence
+from zoo.rl.policies import ActorCritic
 from zoo.rl.types import Rollout, Spaces
 
 LONG = 500_000  # gradient steps times 32 rows from which compiling pays: about 15 s of compiling against the gain
@@ -60,6 +60,8 @@ class PPO(L.LightningModule):
         Schulman et al. 2017, arXiv:1707.06347; docs/rl.md lists the details of the implementation.
     """
 
+    model: ActorCritic
+    return_moments: RunningMoments
     env_steps: Tensor
     paper = "Schulman et al. 2017, arXiv:1707.06347"
 
@@ -93,12 +95,14 @@ class PPO(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.automatic_optimization = False
-        _check(self.hparams)
-        self.model = construct(self, "actor-critic", **spaces)
-        self.return_moments = RunningMoments()  # of discounted returns; no part of the policy
-        self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
-        self._running_returns: Tensor | None = None  # discounted, of the episodes that go on
+        check(
+            self,
+            positive=("epochs", "minibatch_size", "clip", "max_grad_norm"),
+            shares=("gae_lambda",),
+            optional=("value_clip", "target_kl"),
+            weights=("value_weight", "entropy_weight"),
+        )
+        build(self, spaces)
 
     def configure_optimizers(self) -> Optimizer:
         hp = self.hparams
@@ -110,48 +114,21 @@ class PPO(L.LightningModule):
         )
         return self.learner.optimizer
 
-    def on_fit_start(self) -> None:
-        if self.trainer.precision == "16-mixed":
-            raise UserError("trainer.precision 16-mixed rounds log-probabilities too far: use 32-true or bf16-mixed")
-        start_clock(self)
-        self.begin_episodes()
-
-    def begin_episodes(self) -> None:
-        """Forgets the discounted returns of episodes that go on: the environments were reset."""
-        self._running_returns = None
-
-    @torch.no_grad()
-    def training_step(self, batch: Iterable[Rollout], batch_idx: int) -> None:
-        statistics: list[Statistics] = []
-        returns: list[float] = []
-        lengths: list[int] = []
-        for rollout in batch:  # each is collected when it is asked for
-            if not isinstance(rollout, Rollout):
-                raise UserError("PPO learns from rollouts: set data.class_path to Experience")
-            statistics += self.learn(rollout)
-            returns += rollout.episode_returns.tolist()
-            lengths += rollout.episode_lengths.tolist()
-        rate: float = self.learner.optimizer.param_groups[0]["lr"]
-        log_training(self, mean_statistics(statistics) | {"learning_rate": rate}, returns, lengths)
-
     def learn(self, rollout: Rollout) -> list[Statistics]:
         """All epochs on a rollout: the statistics of each gradient step, and then of the rollout."""
         hp = self.hparams
-        if (count := rollout.rewards.numel()) % hp["minibatch_size"]:
+        if (rows := rollout.rewards.numel()) % hp["minibatch_size"]:
             raise UserError(
-                f"the {count} rows (data.num_envs x data.rollout_steps) of a rollout must be a multiple of "
+                f"the {rows} rows (data.num_envs x data.rollout_steps) of a rollout must be a multiple of "
                 f"model.minibatch_size {hp['minibatch_size']}"
             )
-        left = max(0.0, 1.0 - float(self.env_steps) / hp["total_env_steps"])
-        for group in self.learner.optimizer.param_groups:
-            group["lr"] = hp["learning_rate"] * (left if hp["anneal"] else 1.0)
+        left = anneal(self)
         clip = torch.tensor(hp["clip"] * (left if hp["anneal_clip"] else 1.0), device=self.device)
-        observed = self._count(rollout)
-        rows = rows_of(self.model, rollout, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
-        fit = explained_variance(rows.values, rows.targets, rows.weights)
-        statistics, stopped = self._epochs(rollout, rows.pack(), clip)
-        if self.model.normalizer is not None:  # after the updates, which saw what the actions were chosen by
-            self.model.normalizer.merge(observed.view(3, -1))
+        observed = count(self, rollout)
+        old = rows_of(self.model, rollout, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
+        fit = explained_variance(old.values, old.targets, old.weights)
+        statistics, stopped = self._epochs(rollout, old.pack(), clip)
+        merge_observations(self, observed)
         return [*statistics, {"explained_variance": fit, "kl_stop": torch.tensor(float(stopped), device=self.device)}]
 
     def _epochs(self, rollout: Rollout, matrix: Tensor, clip: Tensor) -> tuple[list[Statistics], bool]:
@@ -171,47 +148,10 @@ class PPO(L.LightningModule):
                 self.learner.apply(gradient)
         return done, False
 
-    def _count(self, rollout: Rollout) -> Tensor:
-        """Adds up, over processes, transitions and moments of returns; the `sums` of observations, flat."""
-        valid = rollout.valid
-        parts = [valid.sum()[None].double()]
-        if self.model.normalizer is not None:
-            parts.append(RunningMoments.sums(self._discounted(rollout)[valid]).flatten())
-            parts.append(RunningMoments.sums(rollout.observations[:-1].flatten(2)[valid]).flatten())
-        message = sum_over_processes(torch.cat(parts))
-        count_env_steps(self, message[0])
-        if self.model.normalizer is not None:
-            self.return_moments.merge(message[1:4].view(3))
-        return message[4:]
-
-    def _discounted(self, rollout: Rollout) -> Tensor:
-        """(T, N), R_t = r_t + gamma R_{t-1} within an episode: what the running moments of returns are of."""
-        if self._running_returns is None:  # environments begin anew, in a resumed run too
-            self._running_returns = torch.zeros_like(rollout.rewards[0])
-        goes_on = ~(rollout.terminated | rollout.truncated)
-        decay = self.hparams["gamma"] * torch.cat([torch.ones_like(goes_on[:1]), goes_on[:-1]]).float()
-        first = torch.cat([(rollout.rewards[0] + decay[0] * self._running_returns)[None], rollout.rewards[1:]])
-        returns = linear_recurrence(first.flip(0), decay.flip(0)).flip(0)
-        self._running_returns = returns[-1] * goes_on[-1]
-        return returns
-
+    on_fit_start = start
+    begin_episodes = begin_episodes
+    training_step = learn_from_rollouts
     validation_step = log_validation
     test_step = log_test
     on_load_checkpoint = continue_finished_run
     configure_callbacks = record
-
-
-def _check(hp: Mapping[str, Any]) -> None:
-    """Raises a UserError for values with which nothing could be learned."""
-    for name in ("total_env_steps", "epochs", "minibatch_size", "learning_rate", "clip", "max_grad_norm"):
-        if not hp[name] > 0:
-            raise UserError(f"model.{name} must be positive, got {hp[name]}")
-    for name in ("gamma", "gae_lambda"):
-        if not 0 <= hp[name] <= 1:
-            raise UserError(f"model.{name} must be between 0 and 1, got {hp[name]}")
-    for name in ("value_clip", "target_kl"):
-        if hp[name] is not None and not hp[name] > 0:
-            raise UserError(f"model.{name} must be positive or null, got {hp[name]}")
-    for name in ("value_weight", "entropy_weight"):
-        if not 0 <= hp[name] < float("inf"):
-            raise UserError(f"model.{name} must be at least 0 and finite, got {hp[name]}")

@@ -16,7 +16,7 @@ from zoo.autoregressive.model import NETWORKS, Autoregressive
 from zoo.errors import UserError
 
 SHAPE, LEVELS = (2, 3, 4), 5  # channels, rows, columns
-CACHED = ("nade", "transformer", "wavenet")  # networks that keep what they computed for earlier entries
+CACHED = ("nade", "pixelcnn", "transformer", "wavenet")  # networks that keep what they computed for earlier entries
 
 
 def model(network: str, shape=SHAPE, levels=LEVELS, seed=0, **options) -> Autoregressive:
@@ -87,6 +87,27 @@ def test_probabilities_of_all_images_sum_to_one(network, shape, levels, options)
     labels = torch.full((len(x),), 3) if made.labels else None
     total = made.log_likelihood(x, labels=labels).exp().sum()
     assert total.item() == pytest.approx(1, abs=1e-10)
+
+
+def test_names_are_read_in_full_and_in_order():
+    """Of levels without an order, every later output changes with a name, no earlier one; all images sum to one."""
+    made = model("pixelcnn", depth=5, nominal=True)
+    x, found = images(20), torch.zeros(made.dims, made.dims, dtype=torch.bool)
+    sequence = made._sequence(x)
+    with torch.no_grad():
+        before = made.network(sequence)
+        for j in range(made.dims):
+            moved = sequence.clone()
+            index = ((moved[:, j] + 1) * 2).round()
+            moved[:, j] = (index + 1) % LEVELS / 2 - 1
+            found[:, j] = (made.network(moved) != before).any(-1).any(0)
+        step, seen = made.network.steps(20), torch.zeros_like(sequence)
+        for i in range(made.dims):
+            torch.testing.assert_close(step(i, seen), before[:, i], rtol=0, atol=1e-9)
+            seen[:, i] = sequence[:, i]
+    torch.testing.assert_close(found, torch.ones_like(found).tril(-1))
+    small = model("pixelcnn", (2, 3, 1), 3, nominal=True)
+    assert small.log_likelihood(every_image((2, 3, 1), 3)).exp().sum().item() == pytest.approx(1, abs=1e-10)
 
 
 def test_several_orders_average_the_probabilities_of_whole_images():
@@ -214,6 +235,7 @@ def test_mistakes_are_named():
         (lambda: model("mlp"), "network must be one of .*, got 'mlp'"),
         (lambda: model("nade", orders=2), "orders must be 1 for the network 'nade', got 2"),
         (lambda: model("nade", width=0), "must be positive"),
+        (lambda: model("made", nominal=True), "nominal must be false for the network 'made'"),
         (lambda: model("transformer", heads=5), "width must be a multiple of heads, got width 12 and heads 5"),
         (lambda: Module(SHAPE, LEVELS, class_conditional=True), "the data has no classes"),
         (lambda: Module(SHAPE, LEVELS, augmentation=-1), "model.augmentation must be at least 0, got -1"),

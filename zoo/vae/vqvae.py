@@ -1,0 +1,258 @@
+"""A vector-quantised autoencoder of images on a grid of grey levels, and a prior of its codes."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.autoregressive.model import Autoregressive
+from zoo.errors import UserError
+from zoo.flows.dequantise import check_on_grid
+from zoo.heads import draw
+from zoo.heads import head as make_head
+from zoo.random import normal, per_row
+from zoo.vae.codebook import Codebook
+
+
+class Quantised(NamedTuple):
+    """What the bound is made of, for each image, in nats.
+
+    Attributes:
+        log_likelihood: log p(x | k(x)), (B,).
+        commitment: |z - e_k|^2, summed over the codes of an image, (B,); only z has a gradient.
+        z: what the encoder says, (B, h, w, width).
+        codes: k(x), whole numbers (B, h, w).
+    """
+
+    log_likelihood: Tensor
+    commitment: Tensor
+    z: Tensor
+    codes: Tensor
+
+
+class VQVAE(nn.Module):
+    """P(x) = sum_k P(k) prod_d p(x_d | k), k a grid of codes: each of K vectors e_1 ... e_K.
+
+    The encoder gives a vector z for each place of the grid, k(x) has the codes nearest to these, and the decoder reads
+    their vectors. One term of the sum is a lower bound of it:
+
+        log P(x) >= log p(x | k(x)) + log P(k(x))
+
+    The gradient of e_k is handed to z as if the two were equal. The prior P(k) is uniform, or a gated PixelCNN of codes
+    that are names.
+
+    Args:
+        image_shape: (C, H, W); H and W are multiples of 2^downsamplings.
+        levels: grey levels of images in [-1, 1].
+        codes: K.
+        code_width: of a vector e.
+        downsamplings: how often the encoder halves H and W.
+        channels: of the encoder's and the decoder's convolutions.
+        depth: residual blocks of each, on the grid of codes.
+        head: the distribution of a grey level: "categorical", "logistic" or "bernoulli"; see `zoo.heads`.
+        components: of the head "logistic".
+        prior: "uniform" or "pixelcnn".
+        prior_width, prior_depth, prior_dropout: of the PixelCNN.
+        num_classes: of each label column, of a prior P(k | labels); 0 for none.
+
+    Raises:
+        UserError: if an argument is out of range, or does not fit the others.
+
+    References:
+        van den Oord et al. 2017, arXiv:1711.00937; 001_7af9247201bdf7d9.txt, section 3.
+    """
+
+    is_bound = True  # log_likelihood is below the logarithm of the probability
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        levels: int,
+        codes: int = 64,
+        code_width: int = 16,
+        downsamplings: int = 2,
+        channels: int = 64,
+        depth: int = 2,
+        head: str = "categorical",
+        components: int = 5,
+        prior: str = "uniform",
+        prior_width: int = 64,
+        prior_depth: int = 6,
+        prior_dropout: float = 0.0,
+        num_classes: int | tuple[int, ...] = 0,
+    ) -> None:
+        super().__init__()
+        self.head = make_head(head, levels, components)
+        if min(*image_shape, codes, code_width, channels, depth) < 1 or downsamplings < 0:
+            raise UserError("image_shape, codes, code_width, channels and depth must be positive")
+        count, height, width = image_shape
+        if height % 2**downsamplings or width % 2**downsamplings:
+            raise UserError(
+                f"downsamplings must leave whole pixels of {height} x {width}, got {downsamplings}: halve less often"
+            )
+        if prior not in ("uniform", "pixelcnn"):
+            raise UserError(f"prior must be uniform or pixelcnn, got {prior!r}")
+        self.shape, self.levels, self.dims = tuple(image_shape), levels, math.prod(image_shape)
+        self.grid = height >> downsamplings, width >> downsamplings
+        parameters = count * self.head.num_parameters
+        self.encoder = _encoder(count, channels, code_width, downsamplings, depth)
+        self.decoder = _decoder(code_width, channels, parameters, downsamplings, depth)
+        # what is alike in all images, each pixel for itself
+        self.background = nn.Parameter(torch.zeros(parameters, height, width))
+        self.codebook = Codebook(codes, code_width)
+        self.num_codes, self.prior = codes, None
+        if prior == "pixelcnn":
+            self.prior = Autoregressive(
+                (1, *self.grid), codes, prior, width=prior_width, depth=prior_depth, dropout=prior_dropout,
+                num_classes=num_classes, nominal=True,
+            )  # fmt: skip
+        self.labels = self.prior.labels if self.prior is not None else ()
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}, levels={self.levels}, codes={self.num_codes}, grid={self.grid}"
+
+    def example(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Two images whose grey levels are all equally likely, with the labels of a conditional prior."""
+        x = self._values(torch.randint(self.levels, (2, *self.shape), generator=generator))
+        columns = [torch.randint(count, (2,), generator=generator) for count in self.labels]
+        return {"x": x} | ({"labels": torch.stack(columns, 1)} if columns else {})
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The bound of images (B, C, H, W) on the grid of grey levels, (B,) nats."""
+        found = self.quantised(x)
+        return found.log_likelihood + self.log_prior(found.codes, labels)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The codes k(x) of images (B, C, H, W) in [-1, 1], whole numbers (B, h, w)."""
+        return self.codebook.nearest(self._encode(x))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Parameters of p(x_d | k): vectors e_k (B, h, w, width) -> (B, C, H, W, P)."""
+        out = self.decoder(codes.to(self.background).movedim(-1, 1)) + self.background
+        return _full(out.unflatten(1, (self.shape[0], self.head.num_parameters)).movedim(2, -1))
+
+    def quantised(self, x: Tensor) -> Quantised:
+        """Codes of images (B, C, H, W) on the grid of grey levels, and how well they tell these."""
+        z = self._encode(x)
+        index = self.codebook.nearest(z)
+        codes = self.codebook(index)
+        parameters = self.decode(z + (codes - z).detach())
+        level = ((x + 1) * ((self.levels - 1) / 2)).round().long()
+        given = self.head.log_prob(parameters, level).flatten(1).sum(1)
+        return Quantised(given, (z - codes).square().flatten(1).sum(1), z, index)
+
+    def log_prior(self, index: Tensor, labels: Tensor | None = None) -> Tensor:
+        """log P(k) of codes (B, h, w), (B,) nats."""
+        if self.prior is not None:
+            return self.prior.log_prob(_as_image(index, self.num_codes), labels)
+        if labels is not None:
+            raise UserError("labels must not be given: this model knows no classes")
+        return torch.full_like(index[:, 0, 0], -math.log(self.num_codes) * index[0].numel(), dtype=torch.float32)
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, x: Tensor, *, labels: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """log p(x | k(x)) + log P(k(x)): a lower bound of log P(x), from the codes of the encoder alone.
+
+        Args:
+            x: images (B, C, H, W) in [-1, 1], on the grid of grey levels.
+            labels: (B,) or (B, columns) classes, of a conditional prior.
+            generator: not used: nothing is random.
+
+        Returns:
+            (B,) nats.
+
+        Raises:
+            UserError: if the images are not on the grid, or labels are missing or not wanted.
+        """
+        check_on_grid(x, self.levels)
+        return self(x, labels)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        n: int,
+        *,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        expected: bool = False,
+    ) -> Tensor:
+        """Draws images (n, C, H, W) in [-1, 1]: codes from the prior, then grey levels given these.
+
+        Args:
+            n: at least 1.
+            labels: (n,) or (n, columns) classes, of a conditional prior.
+            generator: source of the codes and of the grey levels.
+            temperature: T in P(k)^(1/T) of each code; below 1 images are more alike.
+            expected: whether to show the mean of p(x | k) instead of a draw: smoother, and no sample of the model.
+
+        Raises:
+            UserError: if an argument is out of range.
+        """
+        if n < 1:
+            raise UserError(f"n must be at least 1, got {n!r}")
+        source, device = per_row(generator), self.background.device
+        log_probs = self.head.log_probs(self.decode(self.codebook(self._codes(n, labels, generator, temperature))))
+        if expected:
+            return self._values(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+        uniform = torch.special.ndtr(normal((n, *self.shape), source, device))
+        return self._values(draw(log_probs, uniform)).to(log_probs)
+
+    def _codes(self, n: int, labels: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
+        """Codes (n, h, w) from the prior."""
+        if self.prior is not None:
+            drawn = self.prior.sample(n, labels=labels, generator=generator, temperature=temperature)
+            return ((drawn[:, 0] + 1) * ((self.num_codes - 1) / 2)).round().long()
+        if labels is not None:
+            raise UserError("labels must not be given: this model knows no classes")
+        uniform = torch.special.ndtr(normal((n, *self.grid), per_row(generator), self.background.device))
+        return (uniform * self.num_codes).long().clamp(max=self.num_codes - 1)
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """Vectors z (B, h, w, width)."""
+        return _full(self.encoder(x)).movedim(1, -1)
+
+    def _values(self, index: Tensor) -> Tensor:
+        return index * (2 / (self.levels - 1)) - 1
+
+
+def _as_image(index: Tensor, codes: int) -> Tensor:
+    """Codes (B, h, w) as the grey levels of an image, which is what the prior is a model of: (B, 1, h, w)."""
+    return (index * (2 / (codes - 1)) - 1)[:, None]
+
+
+def _full(x: Tensor) -> Tensor:
+    """x in float32 or better: distances and sums of log-probabilities need it, also under autocasting."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class _Residual(nn.Module):
+    """x + W_2 silu(W_1 silu(norm(x))), convolutions of 3x3 and 1x1."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(1, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(width, width, 1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def _encoder(inputs: int, width: int, outputs: int, downsamplings: int, depth: int) -> nn.Sequential:
+    parts: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1)]
+    for _ in range(downsamplings):
+        parts += [nn.SiLU(), nn.Conv2d(width, width, 4, stride=2, padding=1)]
+    parts += [_Residual(width) for _ in range(depth)]
+    return nn.Sequential(*parts, nn.SiLU(), nn.Conv2d(width, outputs, 1))
+
+
+def _decoder(inputs: int, width: int, outputs: int, upsamplings: int, depth: int) -> nn.Sequential:
+    parts: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1), *(_Residual(width) for _ in range(depth))]
+    for _ in range(upsamplings):
+        parts += [nn.SiLU(), nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)]
+    return nn.Sequential(*parts, nn.SiLU(), nn.Conv2d(width, outputs, 1))
