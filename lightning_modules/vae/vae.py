@@ -26,6 +26,9 @@ class VAE(L.LightningModule):
         hidden: width of the encoder and of the decoder.
         depth: their residual blocks.
         dropout: probability of dropping a hidden unit.
+        head: the distribution of a grey level: "categorical", "logistic" (a mixture of `components`; for many levels)
+            or "bernoulli" (for two levels).
+        components: of the head "logistic".
         beta: weight of the KL divergence; above 1 the latents are fewer and less entangled.
         beta_warmup_steps: steps over which beta rises from 0.
         free_bits: nats below which the KL divergence of a latent, averaged over the batch, costs nothing.
@@ -54,6 +57,8 @@ class VAE(L.LightningModule):
         hidden: int = 256,
         depth: int = 2,
         dropout: float = 0.1,
+        head: str = "categorical",
+        components: int = 5,
         beta: float = 1.0,
         beta_warmup_steps: int = 0,
         free_bits: float = 0.0,

@@ -104,18 +104,15 @@ class Autoregressive(nn.Module):
         return {"x": x} | ({"labels": torch.stack(columns, 1)} if columns else {})
 
     def forward(self, x: Tensor, labels: Tensor | None = None, order: int = 0) -> Tensor:
-        """log P(x_d = k | the entries before d) for every level k: (B, C, H, W) -> (B, C, H, W, levels)."""
-        log_probs = self.head.log_probs(self._outputs(x, labels, order))  # (B, D, levels)
-        channels, height, width = self.shape
-        return log_probs.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2, 4)
+        """log P(x_d | the entries before d) of images (B, C, H, W) on the grid, for each entry: (B, C, H, W) nats."""
+        return self._raster(self._entries(x, labels, order))
 
     def log_prob(self, x: Tensor, labels: Tensor | None = None, order: int | None = None) -> Tensor:
         """log P(x) of images (B, C, H, W) on the grid, (B,) nats; of one order alone if that is given."""
         if order is None:
             every = torch.stack([self.log_prob(x, labels, k) for k in range(self.orders)])
             return every.logsumexp(0) - math.log(self.orders)
-        index = ((self._sequence(x) + 1) * ((self.levels - 1) / 2)).round().long()
-        return self.head.log_prob(self._outputs(x, labels, order), index).sum(1)
+        return self._entries(x, labels, order).sum(1)
 
     @torch.no_grad()
     def log_likelihood(
@@ -186,9 +183,11 @@ class Autoregressive(nn.Module):
             x[rows] = mine
         return self._raster(x)
 
-    def _outputs(self, x: Tensor, labels: Tensor | None, order: int) -> Tensor:
-        condition = self._condition(labels, len(x))
-        return _full(self.network(self._sequence(x), condition, **self._order(order)))
+    def _entries(self, x: Tensor, labels: Tensor | None, order: int) -> Tensor:
+        """log P(x_d | the entries before d), (B, D) in raster order."""
+        condition, sequence = self._condition(labels, len(x)), self._sequence(x)
+        index = ((sequence + 1) * ((self.levels - 1) / 2)).round().long()
+        return self.head.log_prob(_full(self.network(sequence, condition, **self._order(order))), index)
 
     def _order(self, order: int) -> dict[str, int]:
         return {"order": order} if self.orders > 1 else {}

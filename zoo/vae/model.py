@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
+from zoo.heads import draw
+from zoo.heads import head as make_head
 from zoo.random import normal, per_row
 
 
@@ -27,7 +29,7 @@ class Elbo(NamedTuple):
 
 
 class VAE(nn.Module):
-    """p(x) = int p(z) prod_d p(x_d | z) dz, p(z) = N(0, I), p(x_d | z) categorical over the grey levels.
+    """p(x) = int p(z) prod_d p(x_d | z) dz, p(z) = N(0, I), p(x_d | z) a distribution over the grey levels.
 
     The bound that is maximised, and its tighter form of K draws:
 
@@ -43,9 +45,11 @@ class VAE(nn.Module):
         hidden: width of both networks.
         depth: their residual blocks.
         dropout: probability of dropping a hidden unit.
+        head: the distribution of a grey level: "categorical", "logistic" or "bernoulli"; see `zoo.heads`.
+        components: of the head "logistic".
 
     Raises:
-        ValueError: if a size is not positive, or there are fewer than two levels.
+        UserError: if a size is not positive, or the head does not fit the levels.
 
     References:
         Kingma & Welling 2013, arXiv:1312.6114, equations 3 and 10; Burda et al. 2015, arXiv:1509.00519, equation 8;
@@ -60,17 +64,18 @@ class VAE(nn.Module):
         hidden: int = 256,
         depth: int = 2,
         dropout: float = 0.1,
+        head: str = "categorical",
+        components: int = 5,
     ) -> None:
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"levels must be at least 2, got {levels!r}: the data has no grid of grey levels")
+        self.head = make_head(head, levels, components)
         if min(*image_shape, latents, hidden, depth) < 1:
-            raise ValueError("image_shape, latents, hidden and depth must be positive")
+            raise UserError("image_shape, latents, hidden and depth must be positive")
         self.shape, self.labels = tuple(image_shape), ()
         self.levels, self.latents, self.dims = levels, latents, math.prod(image_shape)
         self.latent_shape = (latents,)
         self.encoder = _mlp(self.dims, hidden, 2 * latents, depth, dropout)
-        self.decoder = _mlp(latents, hidden, self.dims * levels, depth, dropout)
+        self.decoder = _mlp(latents, hidden, self.dims * self.head.num_parameters, depth, dropout)
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, levels={self.levels}, latents={self.latents}"
@@ -80,7 +85,7 @@ class VAE(nn.Module):
         return {"x": self._image(torch.randint(self.levels, (2, *self.shape), generator=generator))}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of p(x_d | z) at the mean of q(z | x): (B, C, H, W) -> (B, C, H, W, levels)."""
+        """Parameters of p(x_d | z) at the mean of q(z | x): (B, C, H, W) -> (B, C, H, W, P), logits if categorical."""
         return self.decode(self.encode(x).mean)
 
     def encode(self, x: Tensor) -> Posterior:
@@ -89,8 +94,8 @@ class VAE(nn.Module):
         return Posterior(mean, F.softplus(raw + 0.5).clamp(min=1e-4).log())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits of p(x_d | z): (..., Z) -> (..., C, H, W, levels)."""
-        return _full(self.decoder(z)).unflatten(-1, (*self.shape, self.levels))
+        """Parameters of p(x_d | z), those of `head`: (..., Z) -> (..., C, H, W, P)."""
+        return _full(self.decoder(z)).unflatten(-1, (*self.shape, self.head.num_parameters))
 
     def elbo(self, x: Tensor, noise: Tensor) -> Elbo:
         """Both terms of the bound for images (B, C, H, W) on the grid, with z = mu + sigma noise, noise (B, Z)."""
@@ -170,18 +175,16 @@ class VAE(nn.Module):
             raise UserError(f"noise must have the shape {(n, self.latents)}, got {tuple(noise.shape)}")
         weights, source = next(self.parameters()), per_row(generator)
         z = normal((n, self.latents), source, weights.device) if noise is None else noise
-        probabilities = self.decode(temperature * z.to(weights)).softmax(-1)
+        log_probs = self.head.log_probs(self.decode(temperature * z.to(weights)))
         if expected:
-            return self._image(probabilities @ torch.arange(self.levels).to(probabilities))
+            return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
         uniform = torch.special.ndtr(normal((n, *self.shape), source, weights.device))
-        index = (probabilities.cumsum(-1) < uniform[..., None]).sum(-1)  # by the inverse of the distribution function
-        return self._image(index.clamp(max=self.levels - 1))
+        return self._image(draw(log_probs, uniform))
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (B,): a sum over the entries of x."""
-        index = ((x + 1) * ((self.levels - 1) / 2)).round().long().flatten(1)  # (B, D)
-        log_probs = self.decode(z).log_softmax(-1).flatten(1, -2)  # (B, D, levels)
-        return log_probs.gather(-1, index[..., None]).flatten(1).sum(1)
+        index = ((x + 1) * ((self.levels - 1) / 2)).round().long()
+        return self.head.log_prob(self.decode(z), index).flatten(1).sum(1)
 
     def _image(self, index: Tensor) -> Tensor:
         return index * (2 / (self.levels - 1)) - 1

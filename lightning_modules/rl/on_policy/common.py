@@ -45,6 +45,8 @@ def learn_from_rollouts(module: Any, batch: Iterable[Rollout], batch_idx: int) -
     returns: list[float] = []
     lengths: list[int] = []
     for rollout in batch:  # each is collected when it is asked for
+        if not isinstance(rollout, Rollout):
+            raise UserError(f"{type(module).__name__} learns from rollouts: set data.class_path to Experience")
         statistics += module.learn(rollout)
         returns += rollout.episode_returns.tolist()
         lengths += rollout.episode_lengths.tolist()

@@ -73,9 +73,10 @@ def test_bounds_rise_with_the_draws_towards_the_exact_marginal():
     assert (means[2] - truth).mean().abs() < 0.05
 
 
-def test_probabilities_of_all_images_sum_to_one():
+@pytest.mark.parametrize("head", ["categorical", "logistic"])
+def test_probabilities_of_all_images_sum_to_one(head):
     torch.manual_seed(2)
-    small = VAE((1, 1, 2), 3, latents=1, hidden=8, depth=1).eval()
+    small = VAE((1, 1, 2), 3, latents=1, hidden=8, depth=1, head=head, components=2).eval()
     grid = torch.cartesian_prod(torch.arange(3), torch.arange(3)).float().view(9, 1, 1, 2) - 1
     total = small.log_likelihood(grid, generator=torch.Generator().manual_seed(0), draws=5000).exp().sum()
     assert total.item() == pytest.approx(1, abs=0.02)
@@ -128,7 +129,7 @@ def test_mistakes_are_named():
             call()
     with pytest.raises(UserError, match=r"model.beta must be at least 0, got -1"):
         Module(SHAPE, LEVELS, beta=-1)
-    with pytest.raises(ValueError, match="levels must be at least 2"):
+    with pytest.raises(UserError, match="levels must be at least 2"):
         VAE(SHAPE, 0)
 
 
