@@ -1,0 +1,1 @@
+"""Teams: agents that share one reward, the mixers of their utilities, and what these learn from."""
