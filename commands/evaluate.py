@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{option.replace('_', '-')} is for --update: it writes the card")
     described = describe(find(args.model))
     if args.data is not None:
+        if described.task == "policy":
+            raise UserError(f"{args.model!r} is a policy, which is measured in an environment: leave out --data")
         data = {"class": args.data, "arguments": {}} if args.data[:1].isupper() else data_named(args.data)
         if not data:
             raise UserError(f"--data must be Digits, Shapes or the name of a density as moons, got {args.data!r}")
@@ -77,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
     options = ["--precision bf16"] * (args.precision == "bf16") + ["--compile"] * args.compile
     licences = {"license": args.license, "data_license": args.data_license}
-    by_seed = by_training_seed(args, described, next(iter(metrics)), device) if args.seeds else {}
+    headline = next(iter(metrics))
+    by_seed = by_training_seed(args, described, headline, device) if args.seeds else kept_seeds(described, metrics)
     write_card(described, metrics, options, by_seed, {key: text for key, text in licences.items() if text})
     answer = str(described.folder / RESULTS)
     print(json.dumps({"output": answer}) if args.json else f"wrote {answer} and the card")
@@ -113,6 +116,18 @@ def by_training_seed(args: argparse.Namespace, described: Description, headline:
             raise UserError(f"--seeds {name!r} is of training seed {seed}, as another folder is")
         values[seed] = measured(other._replace(data=described.data), device, args)[headline].value
     return {"metric": headline, "values": values}
+
+
+def kept_seeds(described: Description, metrics: Metrics) -> dict[str, Any]:
+    """The card's table of training seeds if this model's own value in it still holds, else {}."""
+    path = described.folder / RESULTS
+    former = read_json(path) if path.is_file() else {}
+    table = former.get("by_training_seed")
+    if not isinstance(table, dict) or table.get("metric") not in metrics:
+        return {}
+    name = table["metric"]
+    own = compare(described.folder.name, {name: read_metrics(described.folder)[name]}, metrics)[name]
+    return table if own["ok"] and table["values"].get(str(described.origin["seed"])) == own["card"] else {}
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

@@ -63,7 +63,7 @@ def environment_of(described: Description, policy: Any, environment: str | None 
     arguments = {} if environment else data.get("environment_arguments") or {}
     model = described.folder.name
     if not isinstance(name, str) or not isinstance(arguments, dict):
-        raise UserError(f"{model!r} does not say in which environment it plays: pass --environment")
+        raise UserError(f"{model!r} does not say in which environment it plays: name it with --environment")
     env = make(name, arguments)
     try:
         there = spaces_of(name, env.observation_space, env.action_space)

@@ -141,7 +141,7 @@ def _check_ending(path: Path, shape: tuple[int, ...], name: str) -> None:
         what = f"images of {shape[0]} channels" if len(shape) == 3 else f"samples of shape {shape}"
         fits = ending != ".csv" and (ending != ".png" or (len(shape) == 3 and shape[0] in (1, 3)))
     if not fits:
-        raise UserError(f"{name!r} draws {what}: use --output with .npy")
+        raise UserError(f"{name!r} draws {what}: use --output with .npy{' or .png' if ending == '.csv' else ''}")
 
 
 def _classifier(name: str, device: str) -> Any:

@@ -143,11 +143,12 @@ class Recorded(Counting):
 
     def __init__(self, fails_at=0):
         super().__init__(first_length=100)
-        self.fails_at, self.steps, self.open = fails_at, 0, True
+        self.fails_at, self.steps = fails_at, 0
+        self.name = f"{os.getpid()}-{id(self)}-{time.perf_counter_ns()}"
         self._leave("opened")
 
     def _leave(self, word):
-        Path(os.environ["RECORDED"], f"{word}-{os.getpid()}-{id(self)}-{time.perf_counter_ns()}").touch()
+        Path(os.environ["RECORDED"], f"{word}-{self.name}").touch()
 
     def step(self, action):
         self.steps += 1
@@ -156,9 +157,7 @@ class Recorded(Counting):
         return super().step(action)
 
     def close(self):
-        if self.open:
-            self._leave("closed")
-        self.open = False
+        self._leave("closed")  # once, even if a signal comes amid it and it is closed again
 
 
 class Alone(gym.Env):

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -109,8 +111,14 @@ def _fit_with_signal(log, folder, options, step, number):
     sys.exit(run("fit", folder, *options))
 
 
-def run_in_ranks(folder: Path, *commands: list[object]) -> list[dict]:
+def run_in_ranks(
+    folder: Path, *commands: list[object], statuses: tuple[int, ...] = (), signal_after: int = 0
+) -> list[dict]:
     """Runs each command in two processes together, as Lightning's launcher would start them.
+
+    Args:
+        statuses: the exit statuses that the commands must have, 0 unless given.
+        signal_after: the second process gets a SIGTERM after this step.
 
     Returns:
         For each rank what its training steps saw: "images" (or points), "noise", "labels" of a denoiser, the noised
@@ -120,7 +128,8 @@ def run_in_ranks(folder: Path, *commands: list[object]) -> list[dict]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [
-        PROCESSES.Process(target=_run_as_rank, args=(rank, folder, commands, port), daemon=True) for rank in range(2)
+        PROCESSES.Process(target=_run_as_rank, args=(rank, folder, commands, port, statuses, signal_after), daemon=True)
+        for rank in range(2)
     ]
     for process in ranks:
         process.start()
@@ -130,7 +139,7 @@ def run_in_ranks(folder: Path, *commands: list[object]) -> list[dict]:
     return [read(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
-def _run_as_rank(rank, folder, commands, port):
+def _run_as_rank(rank, folder, commands, port, statuses, signal_after):
     sys.stderr = (folder / f"rank-{rank}.log").open("w", buffering=1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
@@ -159,14 +168,15 @@ def _run_as_rank(rank, folder, commands, port):
 
     def on_train_batch_end(self, *_):
         seen["weights"] = {name: weight.detach().clone() for name, weight in self.state_dict().items()}
+        if rank and self.trainer.global_step == signal_after:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     ImageDiffusion.loss, NoisyClassifier.forward, Flow.log_prob = loss, forward, log_prob
     for kind in (DDPM, ClassifierFree, ClassifierGuidance, ScoreMatching, RealNVP, CNF):
         kind.on_train_batch_end = on_train_batch_end
-    for command in commands:
-        status = run(*command)
-        if status:
-            sys.exit(status)
+    for command, expected in zip_longest(commands, statuses, fillvalue=0):
+        if run(*command) != expected:
+            sys.exit(f"{command} did not end with {expected}")
     torch.save(seen, folder / f"rank-{rank}.pt")
 
 

@@ -3,6 +3,7 @@
 Only our packages, Lightning and torch.optim may be named in a config; a run never overwrites another; Ctrl-C saves.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,14 @@ class CommandLine(LightningCLI):
     def _take(self, data: L.LightningDataModule, name: str) -> Any:
         """The value of a model's option that the data may provide."""
         model = self._get_option("model")
-        value, wrong = provided(data, name, model.class_path, model.init_args.get(name))
+        explicit = any(re.match(rf"--model\.(init_args\.)?{name}(=|$)", word) for word in self._words)
+        value, wrong = provided(data, name, model.class_path, model.init_args.get(name), explicit)
         self._wrong_size = wrong or self._wrong_size  # raised later: jsonargparse rewrites an error raised in here
         return value
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         verb, *words = sys.argv[1:] if args is None else args
+        self._words = words
         if not any(word.startswith(("--config", "--model", "-h")) or word.endswith("help") for word in words):
             raise UserError(f"{verb} needs a config: --config with a file or one of {', '.join(config_names())}")
         try:
@@ -157,6 +160,8 @@ class CommandLine(LightningCLI):
         if config.save_every_n_epochs < 1:
             raise UserError(f"save_every_n_epochs must be at least 1, got {config.save_every_n_epochs}")
         root = Path(config.trainer.default_root_dir)
+        if file := next((path for path in (root, *root.parents) if path.exists() and not path.is_dir()), None):
+            raise UserError(f"trainer.default_root_dir {str(root)!r}: {str(file)!r} is a file, a folder is needed")
         if config.ckpt_path == "last":
             config.ckpt_path = str(root / LAST)
         self._resumed = read_checkpoint(Path(config.ckpt_path)) if config.ckpt_path else None
@@ -197,7 +202,10 @@ class CommandLine(LightningCLI):
         self.trainer_defaults["callbacks"] = parts.callbacks(
             str(self.subcommand), self.model, self.datamodule, root, options
         )
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ModuleNotFoundError as error:  # of an accelerator, a strategy or a logger
+            raise UserError(f"the Trainer lacks a package: {one_line(str(error))}") from None
 
     def after_instantiate_classes(self) -> None:
         check_agreement(self.model, self.datamodule)

@@ -9,6 +9,15 @@ import datamodules
 import lightning_modules
 from zoo.errors import one_line
 
+TYPES = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null",
+    "tuple": "a list", "list": "a list", "dict": "a mapping",
+}  # fmt: skip
+MISTYPED = re.compile(
+    r"(?:Does not validate .*\s+Subtypes: .*\s+Errors:\s+)?(?P<types>(?:-? ?Expected a <class '[\w.]+'>\.?\s+)+)"
+    r"(?:Given value type: .*\s+)?G(?:ot|iven) value: (?P<value>.+)"
+)
+
 
 def complaint(text: str, options: Sequence[str] = ()) -> str:
     """The message of jsonargparse without its list of every type that it tried.
@@ -16,9 +25,15 @@ def complaint(text: str, options: Sequence[str] = ()) -> str:
     Args:
         options: every option of the verb, to suggest one for a misspelt option.
     """
+    if mistyped := _mistyped(text):
+        return mistyped
     text = one_line(text)
     if stray := re.search(r"[Uu]nrecognized arguments: (--[\w.-]+)", text):
-        near = difflib.get_close_matches(stray[1], options, n=2, cutoff=0.7)
+        word = stray[1].lstrip("-")
+        near = (
+            difflib.get_close_matches(stray[1], options, n=2, cutoff=0.7)
+            or [option for option in options if word in re.split(r"[-._]+", option) and not option.endswith("help")][:2]
+        )
         return f"unknown option {stray[1]}; " + (f"did you mean {' or '.join(near)}?" if near else "see --help")
     of = re.search(r"class_path '?([\w.]+)'?", text)
     where = f" of {of[1]}" if of else ""
@@ -38,6 +53,20 @@ def complaint(text: str, options: Sequence[str] = ()) -> str:
     if wrong := re.search(r'Parser key "(?!model"|data")([\w.]+)": (.+?)(?: Expected a <class \'NoneType\'>|$)', text):
         return f"option {wrong[1]!r}{where}: {_core(wrong[2])}"
     return _core(text)
+
+
+def _mistyped(text: str) -> str:
+    """The message for a value of another type than the option's, "" if `text` does not report that."""
+    keys = [*re.finditer(r'Parser key "(.+?)":\s+', text)]
+    if not keys or not (wrong := MISTYPED.match(text, keys[-1].end())):
+        return ""
+    classes = re.findall(r"class_path '([\w.]+)'", text[: keys[-1].end()])
+    where = f" of {classes[-1]}" if classes else ""
+    types = re.findall(r"<class '([\w.]+)'>", wrong["types"])
+    return (
+        f"option {keys[-1][1]!r}{where} must be {' or '.join(TYPES.get(name, name) for name in types)}, "
+        f"got {wrong['value']}"
+    )
 
 
 def _core(text: str) -> str:

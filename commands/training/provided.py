@@ -16,12 +16,13 @@ def provided_names() -> list[str]:
     return sorted({name for kind in classes for name in kind.provides})
 
 
-def provided(data: L.LightningDataModule, name: str, model: str, given: Any) -> tuple[Any, str]:
+def provided(data: L.LightningDataModule, name: str, model: str, given: Any, explicit: bool = False) -> tuple[Any, str]:
     """The value of a model option, and the error message if model and data disagree, "" if they agree.
 
     Args:
         data: may provide the option. name: of the option. model: class path of the model.
-        given: the option's value in the config.
+        given: the option's value in the config. explicit: the command line names it, so that a value that happens to be
+            the default is meant as well.
     """
     offered = getattr(data, name, None) if name in getattr(data, "provides", ()) else None
     value = given if offered is None else offered
@@ -30,8 +31,8 @@ def provided(data: L.LightningDataModule, name: str, model: str, given: Any) -> 
     if parameter is None:
         return value, ""
     if value is None and parameter.default is inspect.Parameter.empty:
-        return value, f"{model} needs {name}, which {data_class} has not: name another model or other data"
-    if given not in (None, value, parameter.default):
+        return value, f"{model} needs {name}, which {data_class} does not provide: name another model or other data"
+    if given not in (None, value) and (explicit or given != parameter.default):
         return value, (
             f"model.{name} {given} is not that of {data_class}, {value}: leave it out, "
             "and the model takes it from its data"

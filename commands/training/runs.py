@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from checkpoints.table import builder
 from lightning_modules.trainer.construct import plain
-from zoo.errors import UserError, one_line
+from zoo.errors import UserError
 
 INTERRUPTED, LAST, BEST = "interrupted.ckpt", "last.ckpt", "best.ckpt"
 PLAIN = (str, int, float, list, tuple, type(None))  # values that can be compared and printed
@@ -37,8 +37,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is refused: it is damaged, or holds objects other than tensors and plain values"
         ) from None
-    except Exception as error:  # torch.load raises a dozen different exceptions for damaged files
-        raise UserError(f"{path} is not a whole training checkpoint: {one_line(str(error))}") from None
+    except Exception:  # torch.load raises a dozen different exceptions for damaged files
+        raise UserError(f"{path} is not a training checkpoint, or only a part of one") from None
     needed = ("model", "arguments", "state_dict", "origin", "global_step")
     if not isinstance(content, dict) or any(key not in content for key in needed):
         raise UserError(f"{path} is not a checkpoint of this project: it lacks one of {', '.join(needed)}")

@@ -199,6 +199,9 @@ class ReplayLoader:
         assert trainer is not None
         self.data, self.trainer = data, trainer
         self.module: Any = trainer.lightning_module
+        if not hasattr(self.module, "gamma"):
+            name = type(self.module).__name__
+            raise UserError(f"Replay is for off-policy learning: {name} takes other data, as Experience")
         self.rank, self.world_size = trainer.global_rank, trainer.world_size
         envs = make_vector(
             data.environment, data.num_envs, data.vectorization, data.environment_arguments, self._reset_seed()

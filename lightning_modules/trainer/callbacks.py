@@ -229,9 +229,11 @@ class EpochCheckpoint(ModelCheckpoint):
 class SaveOnInterrupt(Callback):
     """The first Ctrl-C or SIGTERM saves the whole state after the running step and then stops; a second stops at once.
 
-    After the last step of an epoch it is validated first: a resumed run would skip that validation. With several
-    processes either stops the run at once, and it resumes from `last.ckpt`.
+    After the last step of an epoch it is validated first: a resumed run would skip that validation. Several processes
+    must stop after the same step: they agree at every fifth, since each time a GPU waits for the answer.
     """
+
+    STEPS = 5
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -239,11 +241,14 @@ class SaveOnInterrupt(Callback):
         self._former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread():
             self._former = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due = trainer.world_size == 1 or hasattr(pl_module, "env_steps") or (batch_idx + 1) % self.STEPS == 0
+        if due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -262,7 +267,7 @@ class SaveOnInterrupt(Callback):
         self._former = {}
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        if self._asked:
+        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             save_run(trainer, self.path)
             raise KeyboardInterrupt
 

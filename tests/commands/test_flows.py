@@ -176,6 +176,14 @@ def test_a_card_of_the_plane_states_all_training_seeds(plane, copy, command, ref
     card = (folder / CARD).read_text()
     assert f"3 training seeds, by the same protocol: nll_minus_floor_nats {sum(values) / 3:.4f} ±" in card
     assert f"seed 4: {values[1]:.4f}" in card
+    first = others[0] / RESULTS
+    assert command("evaluate", others[0], "--update", "--seeds", *others, "--data", "moons").status == 0
+    table = json.loads(first.read_text())["by_training_seed"]
+    assert command("evaluate", others[0], "--update", "--data", "moons").status == 0
+    assert json.loads(first.read_text())["by_training_seed"] == table, "kept, while the model's own value holds"
+    first.write_text(first.read_text().replace(str(table["values"]["3"]), str(table["values"]["3"] + 1)))
+    assert command("evaluate", others[0], "--update", "--data", "moons").status == 0
+    assert "by_training_seed" not in json.loads(first.read_text()), "of other weights"
     assert "of training seed 3, as another folder is" in refused(
         "evaluate", folder, "--update", "--seeds", others[0], others[0]
     )

@@ -10,7 +10,6 @@ learn, and not the edges of the bins, which no smooth map can follow: docs/flows
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.flows.bijection import sum_entries
@@ -48,7 +47,9 @@ class Marginals(nn.Module):
     def fit(self, y: Tensor) -> None:
         """Starts with the shares of the grey levels in y (N, *shape)."""
         k = (self.levels * y).long().clamp(0, self.levels - 1)
-        counts = F.one_hot(k, self.levels).sum(0).double() + self.SMOOTHING
+        counts = torch.zeros_like(self.logits, dtype=torch.float64)
+        counts.scatter_add_(-1, k.movedim(0, -1), torch.ones((), dtype=torch.float64).expand(*k.shape[1:], len(k)))
+        counts += self.SMOOTHING
         lowest, above = counts.split([1, self.levels - 1], -1)
         together = above.flatten(0, -2).sum(0)
         pooled = above + self.pooling * together / together.sum()

@@ -72,6 +72,7 @@ def learn_from_rounds(module: Any, batch: Any, batch_idx: int) -> None:
 
     Noise is drawn here, since compiled code draws none: `module.noises` times (B, A) for each minibatch.
     """
+    check_replay(module, batch)
     anneal_learning_rates(module)
     updates: list[Statistics] = []
     with torch.no_grad(), torch.autocast(module.device.type, enabled=False):  # networks set their precision themselves
@@ -81,6 +82,12 @@ def learn_from_rounds(module: Any, batch: Any, batch_idx: int) -> None:
                 updates.append(module.update(minibatch, *noises))
     count_env_steps(module, sum_over_processes(torch.tensor(batch.env_steps, device=module.device)))
     log_training(module, mean_statistics(updates), *zip(*batch.episodes, strict=True))
+
+
+def check_replay(module: Any, batch: Any) -> None:
+    """Raises a UserError if a batch does not come from a replay buffer."""
+    if not hasattr(batch, "episodes"):
+        raise UserError(f"{type(module).__name__} learns from a replay buffer: set data.class_path to Replay")
 
 
 def anneal_learning_rates(module: Any) -> None:

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_modules.rl.learner import Statistics, mean_statistics, sum_over_processes
-from lightning_modules.rl.off_policy.common import anneal_learning_rates, check, learner, set_precision_and_clock
+from lightning_modules.rl.off_policy.common import (
+    anneal_learning_rates,
+    check,
+    check_replay,
+    learner,
+    set_precision_and_clock,
+)
 from lightning_modules.trainer.construct import construct
 from lightning_modules.trainer.progress import (
     continue_finished_run,
@@ -104,6 +110,7 @@ class DQN(L.LightningModule):
         return [self.learner.optimizer]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
+        check_replay(self, batch)
         anneal_learning_rates(self)
         updates: list[Statistics] = []
         before = done = int(self.env_steps)

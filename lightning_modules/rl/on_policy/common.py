@@ -45,11 +45,23 @@ def learn_from_rollouts(module: Any, batch: Iterable[Rollout], batch_idx: int) -
     returns: list[float] = []
     lengths: list[int] = []
     for rollout in batch:  # each is collected when it is asked for
+        if not isinstance(rollout, Rollout):
+            raise UserError(f"{type(module).__name__} learns from rollouts: set data.class_path to Experience")
         statistics += module.learn(rollout)
         returns += rollout.episode_returns.tolist()
         lengths += rollout.episode_lengths.tolist()
     rate: float = module.learner.optimizer.param_groups[0]["lr"]
     log_training(module, mean_statistics(statistics) | {"learning_rate": rate}, returns, lengths)
+
+
+def check_minibatches(module: Any, rollout: Rollout) -> None:
+    """Raises a UserError unless minibatches divide a rollout."""
+    rows, size = rollout.rewards.numel(), module.hparams["minibatch_size"]
+    if rows % size:
+        raise UserError(
+            f"the {rows} rows (data.num_envs x data.rollout_steps) of a rollout must be a multiple of "
+            f"model.minibatch_size {size}"
+        )
 
 
 def anneal(module: Any) -> float:

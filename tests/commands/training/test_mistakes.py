@@ -16,7 +16,7 @@ MISTAKES = {
     "--model.chanels 8": "unknown option 'chanels' of lightning_modules.DDPM; did you mean channels",
     "--modle.channels 8": "--modle.channels",
     "--trainer.max_epoch 3": "unknown option --trainer.max_epoch; did you mean --trainer.max_epochs",
-    "--model.channels eight": "'channels' of lightning_modules.DDPM: Expected a <class 'int'>. Got value: eight",
+    "--model.channels eight": "'channels' of lightning_modules.DDPM must be a whole number, got eight",
     "--model.class_conditional maybe": "class_conditional",
     "--trainer.precision 12": "trainer.precision",
     "--model Foo": "unknown class 'Foo'; did you mean",
@@ -39,10 +39,10 @@ MISTAKES = {
     "--trainer.val_check_interval 0.0": "trainer.val_check_interval must be positive, got 0.0",
     "--save_every_n_epochs 0": "save_every_n_epochs must be at least 1, got 0",
     "--seed_everything -1": "seed_everything must be a whole number between 0 and 4294967295, got -1",
-    "--data Densities": "DDPM needs image_shape, which Densities has not: name another model",
+    "--data Densities": "DDPM needs image_shape, which Densities does not provide: name another model",
     "--data Densities --data.name moon --model RealNVP": "data.name must be one of moons",
-    "--model RealNVP --model.couplings two": "'couplings' of lightning_modules.RealNVP: Expected a <class 'int'>",
-    "--data Densities --model Glow": "Glow needs image_shape, which Densities has not",
+    "--model RealNVP --model.couplings two": "'couplings' of lightning_modules.RealNVP must be a whole number, got two",
+    "--data Densities --model Glow": "Glow needs image_shape, which Densities does not provide",
     "--model.image_shape [3,4,4]": "model.image_shape (3, 4, 4) is not that of Digits, (1, 8, 8): leave it out",
     "--model.learning_rate 0": "model.learning_rate must be positive, got 0",
     "--model.weight_decay -0.5": "model.weight_decay must be at least 0, got -0.5",
@@ -63,6 +63,12 @@ MISTAKES = {
     "--ckpt_path best": "the checkpoint 'best' does not exist",
     "--ckpt_path .": "'.' is a folder: name a checkpoint, as 'last.ckpt'",
     "--wandb true": "pip install wandb",
+    "--trainer.max_epochs x": "'trainer.max_epochs' must be a whole number or null, got x",
+    "--data.batch_size 1.5": "'batch_size' of datamodules.Digits must be a whole number, got 1.5",
+    "--model.augmentation_labels 3": "must be true or false or null, got 3",
+    "--epochs 3": "unknown option --epochs; did you mean --trainer.max_epochs",
+    "--model.levels 256": "model.levels 256 is not that of Digits, 17",
+    "--trainer.accelerator tpu": "the Trainer lacks a package: ",
 }
 
 
@@ -74,6 +80,30 @@ def test_a_mistake_is_one_line_and_leaves_no_file(words, tmp_path, monkeypatch, 
     line = refused("fit", "--config", TINY, "--trainer.default_root_dir", folder, *words.split())
     assert MISTAKES[words] in line
     assert not folder.exists()
+
+
+def test_a_file_is_no_folder_for_a_run(tmp_path, refused):
+    (tmp_path / "file").write_text("x")
+    for root in (tmp_path / "file", tmp_path / "file" / "run"):
+        line = refused("fit", "--config", TINY, "--trainer.default_root_dir", root)
+        assert f"trainer.default_root_dir '{root}': '{tmp_path / 'file'}' is a file" in line
+        assert not root.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "message"),
+    [
+        ("sac-pendulum", "Experience", "SAC learns from a replay buffer: set data.class_path to Replay"),
+        ("dqn-cartpole", "Experience", "DQN learns from a replay buffer: set data.class_path to Replay"),
+        ("ppo-cartpole", "Replay --data.update_every 8", "Replay is for off-policy learning: PPO takes other data"),
+        ("ppo-cartpole", "TabularExperience --data.environment Taxi-v4", "TabularExperience is for Tabular"),
+    ],
+)
+def test_the_data_of_another_loop_are_refused_in_one_line(config, data, message, tmp_path, command):
+    words = ["--data", *data.split(), "--model.compile", "false", "--trainer.default_root_dir", tmp_path / "run"]
+    answer = command("fit", "--config", config, *words, "--trainer.logger", "false")
+    assert answer.status == 2
+    assert f"error: {message}" in answer.err.splitlines()[-1]
 
 
 def test_a_metric_that_is_not_logged_is_named(tmp_path, command):
@@ -151,14 +181,6 @@ def test_absent_data_are_told_and_leave_no_file(tmp_path, command):
     assert f"data.root '{tmp_path}/nowhere' has no complete MNIST" in errors[0]
     assert "Traceback" not in answer.err
     assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_that_cannot_be_written_is_told(tmp_path, command):
-    (tmp_path / "file").write_text("in the way")
-    answer = command("fit", "--config", TINY, "--trainer.default_root_dir", tmp_path / "file" / "run")
-    assert answer.status == 2
-    assert answer.err.splitlines()[-1].startswith(f"error: the run in {tmp_path}/file/run cannot go on:")
-    assert "Traceback" not in answer.err
 
 
 def test_a_model_of_other_sizes_than_the_data_is_refused(tiny_run, tmp_path, refused):

@@ -75,6 +75,15 @@ def test_two_processes_started_by_lightning_do_the_same_and_a_break_changes_noth
     assert curve(launched, "val/loss") == curve(folder / "run", "val/loss")
 
 
+def test_two_processes_stop_and_save_after_the_same_step(ranks, tmp_path):
+    """Although only one of them gets the signal."""
+    fit = ["fit", tmp_path / "run", *DDP]
+    resumed = [*fit, "--ckpt_path", tmp_path / "run" / "interrupted.ckpt"]
+    first, _ = run_in_ranks(tmp_path, fit, resumed, statuses=(130, 0), signal_after=2)
+    assert len(first["images"]) == EPOCHS * BATCHES, "no step is done twice"
+    assert_same_run(ranks[0] / "run" / "last.ckpt", tmp_path / "run" / "last.ckpt")
+
+
 def test_two_processes_each_write_their_share_of_the_predictions(ranks, tmp_path):
     folder, _ = ranks
     assert run("predict", tmp_path, *predict_options(folder / "model")) == 0
