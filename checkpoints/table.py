@@ -33,9 +33,9 @@ MODELS = {
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
     "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
+    "q-team": Row("zoo.teams.policy:Team", "team"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
     "table": Row("zoo.rl.tabular.table:Table", "policy"),
-    "team": Row("zoo.teams.policy:Team", "team"),
     "vae": Row("zoo.vae.model:VAE", "images"),
     "vqvae": Row("zoo.vae.vqvae:VQVAE", "images"),
 }

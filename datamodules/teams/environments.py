@@ -20,6 +20,7 @@ from datamodules.experience.environments import Arguments, check_name
 from datamodules.teams.adapters import Parallel, Single, Tuples
 from datamodules.teams.frame import Bools, Floats, Frame, TeamEnvs
 from datamodules.teams.matrix import GAMES, MatrixGames
+from datamodules.teams.spread import Spread
 from zoo.errors import UserError, one_line
 
 
@@ -32,6 +33,26 @@ PARALLEL: dict[str, Callable[..., Any]] = {
     f"mpe2/{name}": partial(_mpe, name)
     for name in ("simple_spread_v3", "simple_speaker_listener_v4", "simple_reference_v3")
 }
+
+
+NATIVE: dict[str, Callable[[int], TeamEnvs]] = {"mpe2/simple_spread_v3": Spread}
+
+
+def make_native(name: str, count: int, arguments: Arguments | None = None, limit: int | None = None) -> TeamEnvs:
+    """`count` copies in one array, for training.
+
+    Raises:
+        UserError: if there is no such version, or not with these arguments.
+    """
+    if name.startswith("matrix/"):
+        return _game(name, count, arguments, render=False)
+    if name not in NATIVE or arguments or limit is not None:
+        known = ", ".join(NATIVE)
+        raise UserError(
+            f"{name} has no native version with these options (only {known} has one, with none): set "
+            "data.vectorization to copies"
+        )
+    return NATIVE[name](count)
 
 
 def make_team(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.experience.environments import Arguments
 from datamodules.experience.replay import ReplayBuffer, read_state, write_state
-from datamodules.teams.environments import make_team
+from datamodules.teams.environments import make_native, make_team
 from datamodules.teams.episodes import REWARDS, ROWS, Played, evaluate, play
 from datamodules.teams.frame import TeamEnvs
 from zoo.errors import UserError
@@ -35,6 +35,8 @@ class TeamReplay(L.LightningDataModule):
         environment: see `datamodules.teams.environments`: matrix/NAME, mpe2/NAME, or one of Gymnasium with tuples.
         total_env_steps: joint steps in the whole run, over all processes.
         num_envs: copies in each process.
+        vectorization: "copies", one after another, or "native", a version of ours that steps all of them at once; both
+            are the same to rounding. Validation and evaluation use the original.
         environment_arguments: of the environment's constructor; numbers, true or false.
         team_reward: "sum" or "mean" of the rewards of the agents, or "shared", the one that all of them get. Returns
             are logged and measured in it.
@@ -58,6 +60,7 @@ class TeamReplay(L.LightningDataModule):
         environment: str,
         total_env_steps: int = 1_000_000,
         num_envs: int = 8,
+        vectorization: str = "copies",
         environment_arguments: Arguments | None = None,
         team_reward: str = "sum",
         reward_scale: float = 1.0,
@@ -81,12 +84,15 @@ class TeamReplay(L.LightningDataModule):
                 raise UserError(f"data.{option} must be at least 1, got {value}")
         if validation_episodes < 0:
             raise UserError(f"data.validation_episodes must be at least 0, got {validation_episodes}")
+        if vectorization not in ("copies", "native"):
+            raise UserError(f"data.vectorization must be copies or native, got {vectorization!r}")
         if team_reward not in REWARDS:
             raise UserError(f"data.team_reward must be one of {', '.join(REWARDS)}, got {team_reward!r}")
         if not 0 < reward_scale < math.inf:
             raise UserError(f"data.reward_scale must be positive and finite, got {reward_scale}")
         self.environment, self.environment_arguments = environment, environment_arguments
         self.total_env_steps, self.num_envs, self.max_episode_steps = total_env_steps, num_envs, max_episode_steps
+        self.vectorization = vectorization
         self.team_reward, self.reward_scale = team_reward, reward_scale
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.validation_episodes, self.capacity, self.batch_size = validation_episodes, capacity, batch_size
@@ -100,6 +106,11 @@ class TeamReplay(L.LightningDataModule):
     def make(self, count: int) -> TeamEnvs:
         """New copies of the environment."""
         return make_team(self.environment, count, self.environment_arguments, self.max_episode_steps)
+
+    def make_for_training(self) -> TeamEnvs:
+        """The copies that experience is collected in."""
+        make = make_native if self.vectorization == "native" else make_team
+        return make(self.environment, self.num_envs, self.environment_arguments, self.max_episode_steps)
 
     def train_dataloader(self) -> "TeamLoader":
         self.close()
@@ -177,7 +188,7 @@ class TeamLoader:
         self.data, self.trainer = data, trainer
         self.module: Any = trainer.lightning_module
         self.rank, self.world_size = trainer.global_rank, trainer.world_size
-        self.envs = data.make(data.num_envs)
+        self.envs = data.make_for_training()
         width = self._width()
         most = -(-data.total_env_steps // self.world_size) + data.warmup_episodes + data.num_envs
         self.buffer = ReplayBuffer(min(data.capacity, most), width, self.module.device)

@@ -105,7 +105,7 @@ class ValueDecomposition(L.LightningModule):
             raise UserError(f"model.quantiles must be above 1 for resz and 1 for all others, got {quantiles}")
         _check_spaces(team_spaces, shared)
         self.gamma = gamma
-        self.model = construct(self, "team", **team_spaces)
+        self.model = construct(self, "q-team", **team_spaces)
         self.mixer = make_mixer(method, self.model, **({} if mixing is None else {"width": mixing}))
         self.target = copy.deepcopy(Learned(self.model, self.mixer)).requires_grad_(False)
         self.paper = PAPERS[method]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.teams import environments
-from datamodules.teams.environments import make_team
+from datamodules.teams.environments import make_native, make_team
 from datamodules.teams.episodes import evaluate, play
 from tests.teams import Counting, Tupled
 from zoo.errors import UserError
@@ -187,3 +187,38 @@ def test_spread_is_that_of_mpe2():
         total += sum(rewards.values())
     np.testing.assert_array_equal(played.episodes.observations[25, 1], np.stack([*observations.values()]))
     assert total == pytest.approx(played.returns[1].item(), rel=1e-5)  # float32 rewards
+
+
+def test_the_native_spread_is_that_of_mpe2():
+    pytest.importorskip("mpe2")
+    copies, native = make_team("mpe2/simple_spread_v3", 6), make_native("mpe2/simple_spread_v3", 6)
+    assert native.spaces == copies.spaces
+    assert native.limit == copies.limit
+    generator, seeds = np.random.default_rng(0), [3, 1, 4, 159, 26, None]
+    running, touched = np.array([seed is not None for seed in seeds]), 0
+    frames = [envs.reset(seeds) for envs in (copies, native)]
+    for t in range(25):
+        for part, ours in zip(frames[0], frames[1], strict=True):
+            # float64 physics, shown in float32; contact forces multiply rounding a thousandfold
+            np.testing.assert_allclose(ours[:5], part[:5], rtol=0, atol=1e-5, err_msg=f"step {t}")
+        actions = generator.integers(0, 5, (6, 3))
+        if t > 4:  # towards the first agent, so that they touch
+            toward = copies._frame.observations[:, :, 10:12].copy()
+            toward[:, 0] = -toward[:, 0]
+            axis = np.abs(toward).argmax(-1)
+            sign = np.take_along_axis(toward, axis[..., None], -1)[..., 0] > 0
+            actions = 1 + 2 * axis + sign
+        steps = [envs.step(actions, running) for envs in (copies, native)]
+        frames = [step[0] for step in steps]
+        np.testing.assert_allclose(steps[1][1], steps[0][1], rtol=0, atol=1e-5)
+        touched += (steps[0][1][:5] != steps[0][1][:5, :1]).sum()
+        for ours, theirs in zip(steps[1][2:], steps[0][2:], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert steps[0][3].tolist() == [True] * 5 + [False]
+    assert touched > 0
+
+
+def test_what_has_no_native_version():
+    for options in ({"name": "counting"}, {"name": "mpe2/simple_spread_v3", "arguments": {"N": 4}}):
+        with pytest.raises(UserError, match="has no native version"):
+            make_native(count=2, **options)
