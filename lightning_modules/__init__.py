@@ -18,6 +18,7 @@ from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
 from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
+from lightning_modules.rl.on_policy.trpo import TRPO
 from lightning_modules.rl.tabular.tabular import Tabular
 from lightning_modules.vae.vae import VAE
 from lightning_modules.vae.vq_prior import VQPrior
@@ -33,6 +34,7 @@ __all__ = [
     "PPO",
     "SAC",
     "TD3",
+    "TRPO",
     "VAE",
     "VQVAE",
     "Autoregressive",

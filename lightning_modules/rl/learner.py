@@ -99,5 +99,10 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
+def mean_over_processes(x: Tensor) -> Tensor:
+    """The mean of a tensor over processes, in its place."""
+    return sum_over_processes(x).div_(torch.distributed.get_world_size()) if _distributed() else x
+
+
 def _distributed() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()

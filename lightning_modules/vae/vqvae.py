@@ -26,7 +26,7 @@ class VQVAE(L.LightningModule):
         codes: K, vectors in the codebook.
         code_width: of each.
         downsamplings: how often the encoder halves height and width.
-        channels: of the convolutions.
+        channels: of the convolutions on the grid of codes; each finer grid has half as many.
         depth: residual blocks of the encoder and of the decoder.
         head: the distribution of a grey level: "categorical", "logistic" (a mixture of `components`; for many levels)
             or "bernoulli" (for two levels).

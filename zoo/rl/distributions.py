@@ -49,6 +49,14 @@ class Categorical(nn.Module):
         entropies = [-(log.exp() * log).sum(-1) for log in logs]
         return sum(entropies[1:], entropies[0])
 
+    def describe(self, logits: Tensor, features: Tensor) -> Tensor:
+        """(..., outputs), log pi(a | s) of every action, for `kl`."""
+        return torch.cat([part.log_softmax(-1) for part in logits.split(self.num_actions, -1)], -1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old || new) = sum_a old(a) (log old(a) - log new(a)) of two descriptions, (...,)."""
+        return (old.exp() * (old - new)).sum(-1)
+
 
 class EpsilonGreedy(nn.Module):
     """The action of the largest value, but with probability epsilon one drawn from all n alike.
@@ -103,6 +111,14 @@ class DiagonalGaussian(nn.Module):
     def entropy(self, mean: Tensor, features: Tensor) -> Tensor:
         return _gaussian_entropy(self.log_std).expand(mean.shape[:-1])
 
+    def describe(self, mean: Tensor, features: Tensor) -> Tensor:
+        """(..., 2 A), mu and log sigma, for `kl`."""
+        return torch.cat([mean, self.log_std.expand_as(mean)], -1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old || new) of two descriptions, (...,)."""
+        return _gaussian_kl(old, new)
+
 
 class StateDependentGaussian(nn.Module):
     """a = mu(s) + phi(s) E, E_{ia} ~ N(0, sigma_{ia}^2) held for several steps: exploration that is smooth in time.
@@ -139,6 +155,14 @@ class StateDependentGaussian(nn.Module):
 
     def entropy(self, mean: Tensor, features: Tensor) -> Tensor:
         return _gaussian_entropy(self._log_std(features))
+
+    def describe(self, mean: Tensor, features: Tensor) -> Tensor:
+        """(..., 2 A), mu and the log sigma that the noise has in this state, for `kl`."""
+        return torch.cat([mean, self._log_std(features)], -1)
+
+    def kl(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old || new) of two descriptions, (...,)."""
+        return _gaussian_kl(old, new)
 
     def _log_std(self, features: Tensor) -> Tensor:
         return 0.5 * (features.detach().square() @ (2 * self.log_std).exp() + 1e-6).log()
@@ -224,3 +248,10 @@ def _gaussian_log_prob(difference: Tensor, log_std: Tensor) -> Tensor:
 
 def _gaussian_entropy(log_std: Tensor) -> Tensor:
     return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def _gaussian_kl(old: Tensor, new: Tensor) -> Tensor:
+    """sum over dimensions of log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2, of (m, log s) and (m', log s')."""
+    (mean, log_std), (new_mean, new_log_std) = old.chunk(2, -1), new.chunk(2, -1)
+    squares = (2 * log_std).exp() + (mean - new_mean).square()
+    return (new_log_std - log_std + 0.5 * squares * (-2 * new_log_std).exp() - 0.5).sum(-1)

@@ -1,6 +1,7 @@
 """A vector-quantised autoencoder of images on a grid of grey levels, and a prior of its codes."""
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ class VQVAE(nn.Module):
         codes: K.
         code_width: of a vector e.
         downsamplings: how often the encoder halves H and W.
-        channels: of the encoder's and the decoder's convolutions.
+        channels: of the convolutions on the grid of codes; each finer grid has half as many.
         depth: residual blocks of each, on the grid of codes.
         head: the distribution of a grey level: "categorical", "logistic" or "bernoulli"; see `zoo.heads`.
         components: of the head "logistic".
@@ -244,15 +245,17 @@ class _Residual(nn.Module):
 
 
 def _encoder(inputs: int, width: int, outputs: int, downsamplings: int, depth: int) -> nn.Sequential:
-    parts: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1)]
-    for _ in range(downsamplings):
-        parts += [nn.SiLU(), nn.Conv2d(width, width, 4, stride=2, padding=1)]
+    widths = [max(1, width >> i) for i in reversed(range(downsamplings + 1))]
+    parts: list[nn.Module] = [nn.Conv2d(inputs, widths[0], 3, padding=1)]
+    for fine, coarse in pairwise(widths):
+        parts += [nn.SiLU(), nn.Conv2d(fine, coarse, 4, stride=2, padding=1)]
     parts += [_Residual(width) for _ in range(depth)]
     return nn.Sequential(*parts, nn.SiLU(), nn.Conv2d(width, outputs, 1))
 
 
 def _decoder(inputs: int, width: int, outputs: int, upsamplings: int, depth: int) -> nn.Sequential:
+    widths = [max(1, width >> i) for i in range(upsamplings + 1)]
     parts: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1), *(_Residual(width) for _ in range(depth))]
-    for _ in range(upsamplings):
-        parts += [nn.SiLU(), nn.ConvTranspose2d(width, width, 4, stride=2, padding=1)]
-    return nn.Sequential(*parts, nn.SiLU(), nn.Conv2d(width, outputs, 1))
+    for coarse, fine in pairwise(widths):
+        parts += [nn.SiLU(), nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1)]
+    return nn.Sequential(*parts, nn.SiLU(), nn.Conv2d(widths[-1], outputs, 1))

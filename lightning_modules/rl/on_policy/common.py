@@ -54,6 +54,16 @@ def learn_from_rollouts(module: Any, batch: Iterable[Rollout], batch_idx: int) -
     log_training(module, mean_statistics(statistics) | {"learning_rate": rate}, returns, lengths)
 
 
+def check_minibatches(module: Any, rollout: Rollout) -> None:
+    """Raises a UserError unless minibatches divide a rollout."""
+    rows, size = rollout.rewards.numel(), module.hparams["minibatch_size"]
+    if rows % size:
+        raise UserError(
+            f"the {rows} rows (data.num_envs x data.rollout_steps) of a rollout must be a multiple of "
+            f"model.minibatch_size {size}"
+        )
+
+
 def anneal(module: Any) -> float:
     """Sets the learning rate, with `anneal` falling linearly to 0 over the run; the share of the run that is left."""
     left = max(0.0, 1.0 - float(module.env_steps) / module.hparams["total_env_steps"])

@@ -13,6 +13,7 @@ from lightning_modules.rl.on_policy.common import (
     begin_episodes,
     build,
     check,
+    check_minibatches,
     count,
     learn_from_rollouts,
     merge_observations,
@@ -21,7 +22,6 @@ from lightning_modules.rl.on_policy.common import (
 from lightning_modules.trainer.compilation import should_compile
 from lightning_modules.trainer.progress import continue_finished_run, log_test, log_validation
 from lightning_modules.trainer.record import record
-from zoo.errors import UserError
 from zoo.rl.moments import RunningMoments
 from zoo.rl.on_policy.losses import explained_variance
 from zoo.rl.on_policy.ppo import ppo_loss, rows_of
@@ -117,11 +117,7 @@ class PPO(L.LightningModule):
     def learn(self, rollout: Rollout) -> list[Statistics]:
         """All epochs on a rollout: the statistics of each gradient step, and then of the rollout."""
         hp = self.hparams
-        if (rows := rollout.rewards.numel()) % hp["minibatch_size"]:
-            raise UserError(
-                f"the {rows} rows (data.num_envs x data.rollout_steps) of a rollout must be a multiple of "
-                f"model.minibatch_size {hp['minibatch_size']}"
-            )
+        check_minibatches(self, rollout)
         left = anneal(self)
         clip = torch.tensor(hp["clip"] * (left if hp["anneal_clip"] else 1.0), device=self.device)
         observed = count(self, rollout)
