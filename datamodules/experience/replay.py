@@ -211,7 +211,9 @@ class TransitionCollector:
 
     def _cut(self, lost: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         """Ends episodes before a transition that was lost with its worker; their rows that still wait."""
-        rows = [row for i in np.flatnonzero(lost).tolist() for row in self._finish(i, len(self._waiting[i]), terminated=False)]
+        rows = []
+        for i in np.flatnonzero(lost).tolist():
+            rows += self._finish(i, len(self._waiting[i]), terminated=False)
         self._returns[lost], self._lengths[lost] = 0, 0
         self._ended |= lost  # this step resets them
         return rows
