@@ -6,7 +6,6 @@ PettingZoo's parallel interface is added by `PARALLEL["my-name"] = function`, wh
 """
 
 import difflib
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,17 +23,30 @@ from datamodules.teams.spread import Spread
 from zoo.errors import UserError, one_line
 
 
-def _mpe(name: str, **options: Any) -> Any:
-    return importlib.import_module(f"mpe2.{name}").parallel_env(**options)
+def _spread(**options: Any) -> Any:
+    from mpe2 import simple_spread_v3
+
+    return simple_spread_v3.parallel_env(**options)
+
+
+def _speaker_listener(**options: Any) -> Any:
+    from mpe2 import simple_speaker_listener_v4
+
+    return simple_speaker_listener_v4.parallel_env(**options)
+
+
+def _reference(**options: Any) -> Any:
+    from mpe2 import simple_reference_v3
+
+    return simple_reference_v3.parallel_env(**options)
 
 
 # the particle worlds whose agents share a purpose
 PARALLEL: dict[str, Callable[..., Any]] = {
-    f"mpe2/{name}": partial(_mpe, name)
-    for name in ("simple_spread_v3", "simple_speaker_listener_v4", "simple_reference_v3")
+    "mpe2/simple_spread_v3": _spread,
+    "mpe2/simple_speaker_listener_v4": _speaker_listener,
+    "mpe2/simple_reference_v3": _reference,
 }
-
-
 NATIVE: dict[str, Callable[[int], TeamEnvs]] = {"mpe2/simple_spread_v3": Spread}
 
 
@@ -96,7 +108,7 @@ def _single(name: str, arguments: Arguments, render: bool) -> Single:
         if name in PARALLEL:
             return Parallel(name, PARALLEL[name](**options))
         if name.startswith(("Foraging", "lbforaging")):
-            importlib.import_module("lbforaging")  # which registers them
+            import lbforaging  # noqa: F401  which registers them
         if name not in gym.registry:
             near = difflib.get_close_matches(name, [*PARALLEL, *(f"matrix/{game}" for game in GAMES)], 3, 0.4)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
