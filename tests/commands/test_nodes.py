@@ -1,6 +1,7 @@
 """Two machines as torchrun starts them, one process each: one run, one policy."""
 
 import os
+import shlex
 import socket
 import sys
 
@@ -9,11 +10,11 @@ import torch
 from commands.main import main
 from tests import runs
 
-COMMAND = (
+COMMAND = shlex.split(
     "fit --config ppo-cartpole --trainer.num_nodes 2 --trainer.devices 1 --trainer.strategy ddp "
     "--trainer.enable_progress_bar false --trainer.limit_val_batches 0 --model.compile false --model.hidden [4] "
     "--model.minibatch_size 16 --model.epochs 2 --data.num_envs 2 --data.rollout_steps 16 --data.total_env_steps 300"
-).split()
+)
 
 
 def node(number, port, place):
