@@ -8,6 +8,7 @@ inversion      real images, and what DDIM makes of their latents with 10 to 200 
 completion     real images, their upper halves, and samples that keep these; of a diffusion model also colours for greys
 flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
+policy-gradient  takes no MODEL: bias and variance of estimators of the policy gradient on a process where it is known
 
 Which of these there are depends on what the model can do; a wrong one is refused with the right ones. The first two
 measure (minutes; the numbers with --json), on data that a shipped classifier reads, as digits; the others take seconds.
@@ -31,8 +32,8 @@ Numbers = list[dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=sorted(KINDS), help="what to draw")
-    parser.add_argument("model", **MODEL)
+    parser.add_argument("kind", choices=sorted((*KINDS, WITHOUT_MODEL)), help="what to draw")
+    parser.add_argument("model", **MODEL, nargs="?")
     parser.add_argument("--output", type=Path, help="figure.png by default, figure.gif of a flow and of values")
     parser.add_argument("--draws", type=at_least(1), default=4, help="sets of samples behind each measured point")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of the latents")
@@ -45,6 +46,14 @@ def run(args: argparse.Namespace) -> int:
     endings = {"flow": (".gif",), "values": (".gif", ".png")}.get(args.kind, (".png",))
     args.output = args.output or Path("figure").with_suffix(endings[0])
     check_output(args.output, endings)
+    if (args.kind == WITHOUT_MODEL) != (args.model is None):
+        raise UserError(
+            f"figure {args.kind} {'needs a MODEL' if args.model is None else 'takes no MODEL: leave it out'}"
+        )
+    if args.kind == WITHOUT_MODEL:
+        from commands.drawing.gradients import write_gradients
+
+        return _say(args, write_gradients(args.output, args.draws, args.seed))
     args.described = describe(find(args.model))
     require(args.described, "figure", args.model)
 
@@ -59,7 +68,10 @@ def run(args: argparse.Namespace) -> int:
         speed_up(model.network, device, args.precision, args.compile)
     elif args.precision != "fp32" or args.compile:
         raise UserError(f"--precision bf16 and --compile have no meaning for {args.model!r}: leave them out")
-    numbers = _draw(args, model)
+    return _say(args, _draw(args, model))
+
+
+def _say(args: argparse.Namespace, numbers: Numbers) -> int:
     if args.json:
         print(json.dumps({"output": str(args.output), "points": numbers}, indent=2))
     else:
@@ -101,6 +113,7 @@ def _keeps_rows(model: Any) -> bool:
     return _takes(model, "prefix") and model.orders == 1
 
 
+WITHOUT_MODEL = "policy-gradient"
 # kind -> whether a model can be drawn so
 KINDS: dict[str, Callable[[Any], bool]] = {
     "steps": lambda model: _draws_images(model) and _takes(model, "sampler", "steps"),

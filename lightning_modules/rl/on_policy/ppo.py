@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_modules.rl.learner import Learner, Statistics
+from lightning_modules.rl.learner import Learner, Statistics, mean_over_processes
 from lightning_modules.rl.on_policy.common import (
     anneal,
     begin_episodes,
@@ -22,9 +22,10 @@ from lightning_modules.rl.on_policy.common import (
 from lightning_modules.trainer.compilation import should_compile
 from lightning_modules.trainer.progress import continue_finished_run, log_test, log_validation
 from lightning_modules.trainer.record import record
+from zoo.errors import UserError
 from zoo.rl.moments import RunningMoments
-from zoo.rl.on_policy.losses import explained_variance
-from zoo.rl.on_policy.ppo import ppo_loss, rows_of
+from zoo.rl.on_policy.losses import explained_variance, weighted_mean
+from zoo.rl.on_policy.ppo import PENALTIES, Rows, next_penalty, ppo_loss, rows_of
 from zoo.rl.policies import ActorCritic
 from zoo.rl.types import Rollout, Spaces
 
@@ -54,6 +55,9 @@ class PPO(L.LightningModule):
             processes; None for never.
         normalize_advantages: whether to standardise them in each minibatch.
         recompute_advantages: whether to compute them again, with the new values, before each epoch.
+        kl_penalty: "none", the clipped objective; or E[r A] - beta KL(old || new) instead of it, with a beta that is
+            "adaptive", or follows "dual" ascent on KL <= kl_bound.
+        kl_weight: beta to begin with. kl_bound: on the KL of an update. dual_rate: of dual ascent.
         compile: whether to compile the gradient; by default in long runs, if a compiler is found.
 
     References:
@@ -62,6 +66,7 @@ class PPO(L.LightningModule):
 
     model: ActorCritic
     return_moments: RunningMoments
+    penalty: Tensor
     env_steps: Tensor
     paper = "Schulman et al. 2017, arXiv:1707.06347"
 
@@ -91,18 +96,26 @@ class PPO(L.LightningModule):
         target_kl: float | None = None,
         normalize_advantages: bool = True,
         recompute_advantages: bool = False,
+        kl_penalty: str = "none",
+        kl_weight: float = 1.0,
+        kl_bound: float = 0.01,
+        dual_rate: float = 10.0,
         compile: bool | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         check(
             self,
-            positive=("epochs", "minibatch_size", "clip", "max_grad_norm"),
+            positive=("epochs", "minibatch_size", "clip", "max_grad_norm", "kl_bound", "dual_rate"),
             shares=("gae_lambda",),
             optional=("value_clip", "target_kl"),
-            weights=("value_weight", "entropy_weight"),
+            weights=("value_weight", "entropy_weight", "kl_weight"),
         )
+        if kl_penalty not in PENALTIES:
+            raise UserError(f"model.kl_penalty must be one of {', '.join(PENALTIES)}, got {kl_penalty!r}")
         build(self, spaces)
+        if kl_penalty != "none":
+            self.register_buffer("penalty", torch.tensor(kl_weight))
 
     def configure_optimizers(self) -> Optimizer:
         hp = self.hparams
@@ -123,11 +136,33 @@ class PPO(L.LightningModule):
         observed = count(self, rollout)
         old = rows_of(self.model, rollout, self.return_moments.scale(), hp["gamma"], hp["gae_lambda"])
         fit = explained_variance(old.values, old.targets, old.weights)
-        statistics, stopped = self._epochs(rollout, old.pack(), clip)
+        said = self._describe(old)
+        statistics, stopped = self._epochs(rollout, old.pack(), self._bounds(clip))
+        if said is not None:
+            statistics += self._update_penalty(old, said)
         merge_observations(self, observed)
         return [*statistics, {"explained_variance": fit, "kl_stop": torch.tensor(float(stopped), device=self.device)}]
 
-    def _epochs(self, rollout: Rollout, matrix: Tensor, clip: Tensor) -> tuple[list[Statistics], bool]:
+    def _bounds(self, clip: Tensor) -> tuple[Tensor, ...]:
+        """What keeps the new policy near the old one in the loss: the clipping, or a penalty in its place."""
+        return (clip,) if self.hparams["kl_penalty"] == "none" else (torch.full_like(clip, torch.inf), self.penalty)
+
+    def _describe(self, rows: Rows) -> Tensor | None:
+        """What identifies pi(. | s) in each row, with a penalty."""
+        if self.hparams["kl_penalty"] == "none":
+            return None
+        observations = rows.observations.unflatten(1, self.model.observation_shape)
+        said: Tensor = self.model.distribution.describe(*self.model.outputs(observations))
+        return said
+
+    def _update_penalty(self, rows: Rows, old: Tensor) -> list[Statistics]:
+        """beta by the KL in closed form, which an update has moved the policy by."""
+        hp, new = self.hparams, self._describe(rows)
+        kl = mean_over_processes(weighted_mean(self.model.distribution.kl(old, new), rows.weights))
+        self.penalty.copy_(next_penalty(self.penalty, kl, hp["kl_penalty"], hp["kl_bound"], hp["dual_rate"]))
+        return [{"update_kl": kl, "kl_weight": self.penalty.clone()}]
+
+    def _epochs(self, rollout: Rollout, matrix: Tensor, bounds: tuple[Tensor, ...]) -> tuple[list[Statistics], bool]:
         """All gradient steps on a rollout: the statistics of each, and whether the KL stopped them."""
         hp, done = self.hparams, []
         limit = None if hp["target_kl"] is None else 1.5 * hp["target_kl"]
@@ -137,7 +172,7 @@ class PPO(L.LightningModule):
                 matrix[:, -3:-1] = torch.stack([fresh.advantages, fresh.targets], 1)
             shuffled = matrix[torch.randperm(len(matrix), device=matrix.device)]
             for minibatch in shuffled.split(hp["minibatch_size"]):
-                gradient, statistics = self.learner.gradient(self.loss, minibatch, clip)
+                gradient, statistics = self.learner.gradient(self.loss, minibatch, *bounds)
                 done.append(statistics)
                 if limit is not None and statistics["kl"] > limit:
                     return done, True

@@ -143,6 +143,7 @@ def test_state_dependent_exploration_solves_a_probe():
     [
         {"shared": True}, {"value_clip": 0.2, "anneal_clip": True}, {"normalize": True, "recompute_advantages": True},
         {"entropy_weight": 0.01, "normalize_advantages": False}, {"target_kl": 0.05}, {"activation": "relu"},
+        {"kl_penalty": "adaptive", "kl_bound": 0.05}, {"kl_penalty": "dual", "kl_bound": 0.05},
     ],
 )  # fmt: skip
 def test_every_option_still_solves_a_probe(options):
@@ -162,6 +163,23 @@ def test_the_kl_stop_stops():
     model = ppo(data, target_kl=1e-4, learning_rate=0.1, epochs=5)
     fit(model, data, Count())
     assert max(b - a for a, b in zip([0, *updates], updates, strict=False)) < 5
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "dual"])
+def test_the_penalty_keeps_updates_near_its_bound(kind):
+    """From a beta a hundred times too small, in a run that would move by much more."""
+    moved = []
+
+    class Note(Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            moved.append(float(trainer.callback_metrics["train/update_kl"]))
+
+    data = Experience("CartPole-v1", 6000, num_envs=4, rollout_steps=32, seed=1, rollouts_per_batch=1)
+    model = ppo(data, kl_penalty=kind, kl_weight=0.01, kl_bound=0.002, dual_rate=50.0, learning_rate=5e-3)
+    fit(model, data, Note())
+    assert max(moved[:15]) > 0.01
+    assert sorted(moved[-10:])[5] < 0.006
+    assert model.state_dict()["penalty"] > 0.01, "and it is saved"
 
 
 def test_annealing_reaches_nearly_zero():
@@ -257,6 +275,8 @@ def test_a_finished_run_goes_on_to_more_env_steps(tmp_path):
         ({"target_kl": -1.0}, "model.target_kl must be positive or null"),
         ({"learning_rate": float("nan")}, "model.learning_rate"),
         ({"entropy_weight": -1.0}, "model.entropy_weight"),
+        ({"kl_penalty": "fixed"}, "model.kl_penalty must be one of none, adaptive, dual, got 'fixed'"),
+        ({"kl_penalty": "dual", "kl_bound": 0.0}, "model.kl_bound must be positive, got 0.0"),
     ],
 )
 def test_wrong_options(options, words):

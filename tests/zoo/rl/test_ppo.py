@@ -10,7 +10,7 @@ from zoo.rl.on_policy.losses import (
     value_loss,
     weighted_mean,
 )
-from zoo.rl.on_policy.ppo import Rows, ppo_loss, rows_of
+from zoo.rl.on_policy.ppo import Rows, next_penalty, ppo_loss, rows_of
 from zoo.rl.policies import ActorCritic
 from zoo.rl.types import Rollout
 
@@ -150,3 +150,54 @@ def test_rows_of_a_rollout():
     assert got.weights.sum() == steps * count - 1
     assert got.weights[3 * count + 1] == 0
     assert torch.equal(got.observations, rollout.observations[:-1].flatten(0, 1))
+
+
+def test_the_penalty_has_the_gradient_of_the_kl():
+    """Over all actions weighted by the old policy, beta times the exact KL's; and none of it moves the values."""
+    torch.manual_seed(0)
+    policy = ActorCritic((3,), (4,), hidden=(5,)).double()
+    observation, actions = torch.randn(1, 3).double().expand(4, 3), torch.arange(4.0).double()[:, None]
+    with torch.no_grad():
+        old = policy(observation, actions).log_prob
+        policy.actor_head.bias += torch.randn(4).double()
+    zeros = torch.zeros(4, dtype=torch.float64)
+    given = Rows(observation, actions, old, zeros, zeros, zeros, old.exp())
+    parameters = dict(policy.named_parameters())
+    options = WEIGHTS | {"entropy_weight": 0.0, "value_weight": 0.0}
+    infinite, beta = torch.tensor(torch.inf), torch.tensor(1.7).double()
+    loss, _ = ppo_loss(parameters, given.pack(), infinite, beta, policy=policy, **options)
+    said = policy.distribution.describe(*policy.outputs(observation))
+    kl = policy.distribution.kl(old.expand(4, 4), said).mean()
+    for one, other in zip(
+        torch.autograd.grad(loss, parameters.values(), allow_unused=True, retain_graph=True),
+        torch.autograd.grad(beta * kl, parameters.values(), allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(torch.zeros(()) if one is None else one, 0 * one if other is None else other)
+    none, _ = ppo_loss(parameters, given.pack(), infinite, 0 * beta, policy=policy, **options)
+    assert none == ppo_loss(parameters, given.pack(), infinite, policy=policy, **options)[0]
+
+
+def test_the_weight_of_the_penalty():
+    beta = torch.tensor(2.0)
+    moved = [float(next_penalty(beta, torch.tensor(kl), "adaptive", 0.01, 1.0)) for kl in (0.02, 0.012, 0.008, 0.001)]
+    assert moved == [4.0, 2.0, 2.0, 1.0]
+    assert float(next_penalty(beta, torch.tensor(0.03), "dual", 0.01, 10.0)) == pytest.approx(2.2)
+    assert float(next_penalty(torch.tensor(0.05), torch.tensor(0.0), "dual", 0.01, 10.0)) == 0, "never negative"
+
+
+def test_dual_ascent_ends_at_the_constrained_optimum():
+    """max E[r A] with KL(old || new) <= eps on a bandit: the multiplier settles where the KL is eps."""
+    p = torch.tensor([0.2, 0.5, 0.3]).double()
+    advantages, bound, beta = torch.tensor([1.0, -1.0, 0.5]).double(), 0.02, torch.tensor(1.0).double()
+    for _ in range(300):
+        # E[r A] - beta KL(p || q) is largest at q = beta p / (mu - A): mu by bisection, so that q sums to 1
+        low, high = advantages.max() + 1e-9, advantages.max() + 1e3
+        for _ in range(80):
+            mu = (low + high) / 2
+            low, high = (mu, high) if (beta * p / (mu - advantages)).sum() > 1 else (low, mu)
+        q = beta * p / (mu - advantages)
+        kl = (p * (p / q).log()).sum()
+        beta = next_penalty(beta, kl, "dual", bound, 10.0)
+    assert float(kl) == pytest.approx(bound, rel=1e-3)
+    assert float(q.sum()) == pytest.approx(1, abs=1e-6)

@@ -10,6 +10,8 @@ from zoo.rl.on_policy.returns import generalized_advantages
 from zoo.rl.policies import ActorCritic, Evaluation
 from zoo.rl.types import Rollout
 
+PENALTIES = ("none", "adaptive", "dual")
+
 
 class Rows(NamedTuple):
     """What PPO learns from, one row a transition: observations (B, D), actions (B, A), the others (B,)."""
@@ -58,6 +60,7 @@ def ppo_loss(
     parameters: dict[str, Tensor],
     matrix: Tensor,
     clip: Tensor,
+    penalty: Tensor | None = None,
     *,
     policy: ActorCritic,
     value_weight: float,
@@ -65,18 +68,21 @@ def ppo_loss(
     value_clip: float | None,
     normalize_advantages: bool,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """mean[clipped surrogate] + c_1 mean[value loss] - c_2 mean[entropy], each over the rows of weight 1.
+    """mean[clipped surrogate] + c_1 mean[value loss] - c_2 mean[entropy] + beta mean[KL], over the rows of weight 1.
+
+    The KL is estimated by (r - 1) - log r, whose gradient has the right mean, since that of r over old actions is 1.
 
     Args:
-        parameters: of the policy, by name. matrix: packed `Rows`. clip: () epsilon. value_weight, entropy_weight: c_1,
-            c_2. value_clip: how far values may move in units of the return, None for any distance.
+        parameters: of the policy, by name. matrix: packed `Rows`. clip: () epsilon, infinite for none. penalty: ()
+            beta, None for 0. value_weight, entropy_weight: c_1, c_2. value_clip: how far values may move in units of
+            the return, None for any distance.
 
     Returns:
         the loss, and its statistics: policy_loss, value_loss, entropy, kl (approximate, to the old policy), and
         clip_fraction, the share of clipped ratios.
 
     References:
-        Schulman et al. 2017, arXiv:1707.06347, equation 9; 000_507b39bbaa34acda.txt, equation 53.
+        Schulman et al. 2017, arXiv:1707.06347, equations 8 and 9; 000_507b39bbaa34acda.txt, equation 53.
     """
     rows = Rows.unpack(matrix, policy.action_size)
     observations = rows.observations.unflatten(1, policy.observation_shape)
@@ -92,4 +98,21 @@ def ppo_loss(
     }
     means = {name: weighted_mean(part, rows.weights) for name, part in parts.items()}
     loss = means["policy_loss"] + value_weight * means["value_loss"] - entropy_weight * means["entropy"]
+    if penalty is not None:
+        loss = loss + penalty * means["kl"]
     return loss, {name: mean.detach() for name, mean in means.items()}
+
+
+def next_penalty(penalty: Tensor, kl: Tensor, kind: str, bound: float, rate: float) -> Tensor:
+    """beta after an update that moved the policy by KL(old || new), ().
+
+    "adaptive" halves beta where KL < bound / 1.5 and doubles it where KL > 1.5 bound. "dual" is dual ascent on KL <=
+    bound: beta <- max(0, beta + rate (KL - bound)).
+
+    References:
+        Schulman et al. 2017, arXiv:1707.06347, section 4; 003_679b8cdb08266a71.txt, "Solving the Constrained Problem".
+    """
+    if kind == "dual":
+        return (penalty + rate * (kl - bound)).clamp(min=0)
+    factor = torch.where(kl > 1.5 * bound, 2.0, torch.where(kl < bound / 1.5, 0.5, 1.0))
+    return penalty * factor
