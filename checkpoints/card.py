@@ -67,7 +67,7 @@ def render(folder: Path, model: str | None = None) -> str:
 
 def _render(described: Description, config: dict[str, Any], results: dict[str, Any], name: str, model: str) -> str:
     task, dataset = TASKS[described.task], dataset_of(described.data)
-    plays = described.task == "policy"
+    plays = described.task in ("policy", "team")
     label = _plain(dataset.label)
     metrics = {_plain(metric): entry for metric, entry in results["metrics"].items()}
     licence = str(config.get("license", "apache-2.0" if name in shipped() else "unknown"))
@@ -127,8 +127,22 @@ def _captions(metrics: dict[str, Any]) -> dict[str, str]:
 
 def _use(described: Description, model: str) -> str:
     """The lines that load the model and do what it is for: shown on the card, and run by the tests."""
-    lines = {"policy": _use_of_policy, "classifier": _use_of_classifier}.get(described.task, _use_of_sampler)
+    lines = {"policy": _use_of_policy, "team": _use_of_team, "classifier": _use_of_classifier}.get(
+        described.task, _use_of_sampler
+    )
     return lines(described, model)
+
+
+def _use_of_team(described: Description, model: str) -> str:
+    environment = described.data.get("arguments", {}).get("environment")
+    agents = [int(size) for size in described.arguments["observation_sizes"]]
+    video = "" if str(environment).startswith("matrix/") else " --video team.mp4"
+    python = [
+        f'team = load("{model}")',
+        "team.reset(1)  # before each episode",
+        f"actions = team.act(torch.zeros({len(agents)}, {max(agents)}))  # one for each agent, from what it observes",
+    ]
+    return _blocks([f"lightning-zoo rollout {model} --episodes 10 --seed 0{video}"], python)
 
 
 def _use_of_sampler(described: Description, model: str) -> str:

@@ -82,5 +82,9 @@ def dataset_of(data: dict[str, Any]) -> Dataset:
     environment = arguments.get("environment")
     if environment is not None:
         given = arguments.get("environment_arguments")
+        if kind == "TeamReplay":
+            how = {"sum": "the sum", "mean": "the mean"}.get(str(arguments.get("team_reward")), "the shared one")
+            about = f"{environment}, for a team whose reward is {how} of those of its agents"
+            return Dataset(str(environment), about + (f", with {given}." if given else "."))
         return Dataset(str(environment), f"{environment} of Gymnasium" + (f" with {given}." if given else "."))
     return Dataset(kind or "unknown", f"{kind}, the author's own data." if kind else "Not stated.")

@@ -37,6 +37,8 @@ FROM_DATA = (
     "action_low",
     "action_high",
     "spaces",
+    "observation_sizes",
+    "state_size",
 )
 
 

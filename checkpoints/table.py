@@ -33,6 +33,7 @@ MODELS = {
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
     "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
+    "q-team": Row("zoo.teams.policy:Team", "team"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
     "table": Row("zoo.rl.tabular.table:Table", "policy"),
     "vae": Row("zoo.vae.model:VAE", "images"),

@@ -79,6 +79,10 @@ def illustrate(new: Path, described: Description) -> dict[str, Any]:
     from checkpoints.store import load
 
     model: Any = load(described)
+    if described.task == "team":
+        from commands import teams
+
+        return teams.write_clip(new, described, model)
     if isinstance(model, Player):
         from commands.policies import write_clip
 

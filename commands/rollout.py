@@ -1,13 +1,20 @@
-"""Play a policy: its returns over some episodes, and a film of them (.mp4 or .gif) if asked for."""
+"""Play a policy or a team: its returns over some episodes, and a film of them (.mp4 or .gif) if asked for."""
 
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from checkpoints.catalogue import Description, describe
 from commands.options import add_device, at_least, check_output, choose_device
+
+PlayOne = Callable[
+    ..., Any
+]  # (seed, explore, generator, on_step) -> return (1,), length (1,), returns of agents if any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,33 +30,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from checkpoints.locate import find
     from commands.drawing.films import check_video, filming
-    from commands.policies import import_environments, load_policy
+    from commands.policies import import_environments
 
     if args.video is not None:
         check_output(args.video, (".mp4", ".gif"), option="--video")
         check_video(args.video)
     import_environments(args.env_module)
-    policy, name, arguments = load_policy(args.model, choose_device(args.device), args.environment)
+    described = describe(find(args.model))
+    name, play_one = (_team if described.task == "team" else _policy)(args, described)
 
     import torch
 
-    from datamodules.experience.environments import make
-    from datamodules.experience.episodes import play
-
     generator = torch.Generator().manual_seed(args.seed)
-    returns, lengths = [], []
+    returns, lengths, of_agents = [], [], []
     with filming(args.video) if args.video is not None else nullcontext() as film:
         for seed in range(args.seed, args.seed + args.episodes):  # one at a time, in the order of the film
-            make_one = partial(make, name, arguments, render=film is not None)
-            played = play(policy, make_one, [seed], explore=args.explore, generator=generator, on_step=film)
-            returns.append(played.returns.item())
-            lengths.append(played.lengths.item())
+            total, length, *each = play_one(seed, explore=args.explore, generator=generator, on_step=film)
+            returns.append(total.item())
+            lengths.append(length.item())
+            of_agents += [part[0].tolist() for part in each]
     mean, std = statistics.fmean(returns), statistics.pstdev(returns)
     if args.json:
         answer = {"returns": returns, "lengths": lengths}
+        answer |= {"returns_of_agents": of_agents} if of_agents else {}
         print(json.dumps(answer | {"mean": mean, "std": std, "env": name}, allow_nan=False))
     else:
         where = f"; wrote {args.video}" if args.video is not None else ""
-        print(f"{name}: return {mean:.2f} ± {std:.2f} over {args.episodes} episodes{where}")
+        means = [statistics.fmean(each) for each in zip(*of_agents, strict=True)]
+        differ = f"; of the agents {', '.join(f'{each:.2f}' for each in means)}" * (len({*means}) > 1)
+        print(f"{name}: return {mean:.2f} ± {std:.2f} over {args.episodes} episodes{differ}{where}")
     return 0
+
+
+def _policy(args: argparse.Namespace, described: Description) -> tuple[str, PlayOne]:
+    """The environment of a policy, and how it plays an episode."""
+    from commands.policies import load_policy
+    from datamodules.experience.environments import make
+    from datamodules.experience.episodes import play
+
+    policy, name, arguments = load_policy(args.model, choose_device(args.device), args.environment)
+    make_one = partial(make, name, arguments, render=args.video is not None)
+    return name, lambda seed, **options: play(policy, make_one, [seed], **options)
+
+
+def _team(args: argparse.Namespace, described: Description) -> tuple[str, PlayOne]:
+    """The environment of a team, and how it plays an episode."""
+    from checkpoints.store import load
+    from commands.teams import played, stage_of
+
+    team = load(described, choose_device(args.device))
+    stage = stage_of(described, team, args.environment)
+    return stage.name, partial(played, stage, team)

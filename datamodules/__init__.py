@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, MNIST5k
     from datamodules.latents import Latents
     from datamodules.shapes import Shapes
+    from datamodules.teams.replay import TeamReplay
 
 __all__ = [
     "CIFAR10",
@@ -27,6 +28,7 @@ __all__ = [
     "Replay",
     "Shapes",
     "TabularExperience",
+    "TeamReplay",
 ]
 
 _FILES = {
@@ -38,6 +40,7 @@ _FILES = {
     "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST", "MNIST5k"),
     "latents": ("Latents",),
     "shapes": ("Shapes",),
+    "teams.replay": ("TeamReplay",),
 }
 
 

@@ -27,6 +27,7 @@ PROTOCOLS = {  # name -> module here, and function
     "samples": "images:samples",
     "score": "images:score",
     "shapes": "shapes:shapes",
+    "team": "team:team",
 }
 
 

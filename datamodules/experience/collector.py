@@ -63,11 +63,13 @@ class Collector:
         for t in range(self.steps):
             drawn = policy.draw(observations[t].to(device), noise[t])
             actions.append(drawn)
-            last, reward, terminated, truncated, _ = self.envs.step(policy.to_environment(drawn).cpu().numpy())
+            last, reward, terminated, truncated, info = self.envs.step(policy.to_environment(drawn).cpu().numpy())
             self._observations[t + 1], self._rewards[t] = self._encode(last), reward
             self._terminated[t], self._truncated[t], self._valid[t] = terminated, truncated, ~self._ended
             self._returns += reward
             self._lengths += self._valid[t]
+            if "lost" in info:
+                self._cut(t, info["lost"])
             self._ended = self._terminated[t] | self._truncated[t]
             if self._ended.any():
                 episodes += [(self._returns[i], self._lengths[i]) for i in np.flatnonzero(self._ended)]
@@ -77,6 +79,13 @@ class Collector:
         check_finite(self._observations[1:], "observation", self._vector_steps)
         self._vector_steps += self.steps
         return self._rollout(torch.stack(actions).cpu(), episodes)
+
+    def _cut(self, t: int, lost: np.ndarray[Any, Any]) -> None:
+        """Ends episodes before row t, whose transition was lost with its worker; nothing counts them."""
+        if t:
+            self._truncated[t - 1] |= lost & ~self._ended
+        self._valid[t] &= ~lost
+        self._returns[lost], self._lengths[lost] = 0, 0
 
     def collect_episodes(self, policy: Any, longest: int) -> Rollout:
         """One whole episode of every environment, after a `reset`; rows behind its end are no transitions.

@@ -39,7 +39,8 @@ class Experience(L.LightningDataModule):
             turns.
         rollouts_per_batch: rollouts in a training batch, whose metrics are averaged and logged once; by default one, or
             if that has fewer than 256 transitions, enough for 1,000.
-        vectorization: "sync", "async" (a process each), "native" (where the environment has it) or "envpool".
+        vectorization: "sync", "async" (a process each), "native" (where the environment has it), "envpool" or "ray" (an
+            actor each, on this machine or on the cluster of the environment variable RAY_ADDRESS).
         environment_arguments: of the environment's constructor; numbers, true or false.
         seed: of the environments; by default that of the run. Each process and each reset derives its own from it.
         validation_episodes: episodes of a validation, from fixed seeds; 0 for none, for a simulator that allows only

@@ -191,7 +191,9 @@ class TransitionCollector:
         while seen < count:
             now = self._last
             drawn = self._draw(policy, torch.from_numpy(now).to(device), random)
-            last, rewards, terminated, truncated, _ = self.envs.step(policy.to_environment(drawn).cpu().numpy())
+            last, rewards, terminated, truncated, info = self.envs.step(policy.to_environment(drawn).cpu().numpy())
+            if "lost" in info:
+                rows += self._cut(info["lost"])
             self._last = np.array(self._encode(last))  # a copy: the environments reuse their array
             check_finite(np.asarray(rewards)[None], "reward", self._vector_steps)
             check_finite(self._last[None], "observation", self._vector_steps)
@@ -206,6 +208,15 @@ class TransitionCollector:
             self._vector_steps += 1
         width = 2 * self._last[0].size + drawn.shape[1] + 2
         return np.array(rows, np.float32).reshape(-1, width), seen
+
+    def _cut(self, lost: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Ends episodes before a transition that was lost with its worker; their rows that still wait."""
+        rows = []
+        for i in np.flatnonzero(lost).tolist():
+            rows += self._finish(i, len(self._waiting[i]), terminated=False)
+        self._returns[lost], self._lengths[lost] = 0, 0
+        self._ended |= lost  # this step resets them
+        return rows
 
     def _draw(self, policy: Any, observations: Tensor, random: bool) -> Tensor:
         if random:
@@ -229,8 +240,12 @@ class TransitionCollector:
             row[2] += row[3] * reward
             row[3] *= self.gamma
         whole = len(waiting) if terminated or truncated else int(len(waiting) == self.n_step)
+        return self._finish(i, whole, terminated)
+
+    def _finish(self, i: int, count: int, terminated: bool) -> list[np.ndarray[Any, Any]]:
+        """The first waiting rows of environment i, which the last observation follows."""
         next_observation, left = self._last[i].ravel(), 0.0 if terminated else 1.0
-        done = (waiting.popleft() for _ in range(whole))
+        done = (self._waiting[i].popleft() for _ in range(count))
         return [np.concatenate([row[0], row[1], (row[2], left * row[3]), next_observation]) for row in done]
 
     def _count(self, rewards: Any, going: np.ndarray[Any, Any], ended: np.ndarray[Any, Any]) -> None:

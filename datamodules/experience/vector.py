@@ -1,4 +1,4 @@
-"""Vector environments: in this process, in worker processes, or native; and how they are closed."""
+"""Vector environments: in this process, in worker processes, on a cluster, or native; and how they are closed."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from datamodules.experience.environments import Arguments, check_name, make
 from zoo.errors import UserError
 
-VECTORIZATIONS = ("sync", "async", "native", "envpool")
+VECTORIZATIONS = ("sync", "async", "native", "envpool", "ray")
 PATIENCE = 5.0  # seconds that a worker process has to close its environment
 
 
@@ -26,7 +26,7 @@ def make_vector(name: str, num_envs: int, vectorization: str, arguments: Argumen
 
     Args:
         vectorization: "sync", one after another in this process; "async", each in a process of its own; "native", the
-            environment's own vector version; "envpool", EnvPool's threads.
+            environment's own vector version; "envpool", EnvPool's threads; "ray", each in a Ray actor.
         seed: for EnvPool, which must be seeded when it is made.
 
     Raises:
@@ -43,6 +43,10 @@ def make_vector(name: str, num_envs: int, vectorization: str, arguments: Argumen
         from datamodules.experience.pool import EnvPool
 
         return EnvPool(name, num_envs, arguments, seed)
+    if vectorization == "ray":
+        from datamodules.experience.remote import RayEnvs
+
+        return RayEnvs(name, num_envs, arguments, seed)
     make(name, arguments).close()  # so that an error is raised here and not in a worker process
     if vectorization == "sync":
         return _sync(partial(make, name, arguments), num_envs)

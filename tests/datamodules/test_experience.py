@@ -147,7 +147,7 @@ def test_spaces():
         ({"num_envs": 0}, "data.num_envs must be at least 1, got 0"),
         ({"rollout_steps": 0}, "data.rollout_steps"),
         ({"total_env_steps": -1}, "data.total_env_steps"),
-        ({"vectorization": "quantum"}, "sync, async, native, envpool"),
+        ({"vectorization": "quantum"}, "sync, async, native, envpool, ray"),
         ({"environment_arguments": {"xml_file": "/etc/passwd"}}, "must be a number"),
         ({"environment_arguments": {"nonsense": 1}}, "nonsense"),
         ({"environment": "Blackjack-v1"}, "only Box and Discrete are supported"),

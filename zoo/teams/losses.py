@@ -48,9 +48,7 @@ def make_mixer(method: str, team: Team, **options: Any) -> nn.Module:
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    sizes = Sizes(
-        team.num_agents, team.observation_size, team.agents.num_actions, team.state_size, team.agents.quantiles
-    )
+    sizes = Sizes(*team.shape, team.agents.num_actions, team.state_size, team.agents.quantiles)
     mixer: nn.Module = METHODS[method](sizes, **options)
     return mixer
 

@@ -15,12 +15,12 @@ class Team(nn.Module):
     """u_i = argmax Q_i(tau_i, .) for each agent i: the decentralised policy that methods of value decomposition learn.
 
     Args:
-        num_agents, observation_size, num_actions, state_size: as `TeamSpaces`; the state is no input of the policy.
+        observation_sizes, num_actions, state_size: as `TeamSpaces`; the state is no input of the policy.
         hidden, recurrent, shared, last_action, agent_id, quantiles: as `Agents`.
         epsilon: probability of a random action of each agent, when it explores.
 
     Raises:
-        ValueError: as `Agents`; if there is not one number of actions for each agent.
+        ValueError: as `Agents`; if a size is not positive, or not there for each agent.
     """
 
     own: Tensor
@@ -28,8 +28,7 @@ class Team(nn.Module):
 
     def __init__(
         self,
-        num_agents: int,
-        observation_size: int,
+        observation_sizes: tuple[int, ...],
         num_actions: tuple[int, ...],
         state_size: int,
         hidden: tuple[int, ...] = (64, 64),
@@ -41,15 +40,18 @@ class Team(nn.Module):
         epsilon: float = 0.05,
     ) -> None:
         super().__init__()
-        if len(num_actions) != num_agents or min(num_actions) < 1:
-            raise ValueError(f"num_actions must be positive, one for each of {num_agents} agents, got {num_actions}")
+        if not num_actions or len(num_actions) != len(observation_sizes) or min(num_actions) < 1 or state_size < 1:
+            raise ValueError(
+                "observation_sizes and num_actions must have one positive number for each agent, and state_size be "
+                f"positive, got {observation_sizes}, {num_actions} and {state_size}"
+            )
         if not 0 <= epsilon <= 1:
             raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
-        self.num_agents, self.observation_size, self.state_size = num_agents, observation_size, state_size
-        self.num_actions, self.epsilon = tuple(num_actions), epsilon
+        self.observation_sizes, self.num_actions = tuple(observation_sizes), tuple(num_actions)
+        self.state_size, self.epsilon = state_size, epsilon
         most = max(num_actions)
         self.agents = Agents(
-            num_agents, observation_size, most, hidden, recurrent, shared, last_action, agent_id, quantiles
+            len(num_actions), max(observation_sizes), most, hidden, recurrent, shared, last_action, agent_id, quantiles
         )
         own = torch.arange(most) < torch.tensor(num_actions)[:, None]
         self.register_buffer("own", own, persistent=False)  # (A, K), what an agent can ever do
@@ -58,13 +60,16 @@ class Team(nn.Module):
     @property
     def shape(self) -> tuple[int, int]:
         """(A, D), the observations of the agents."""
-        return self.num_agents, self.observation_size
+        return len(self.num_actions), max(self.observation_sizes)
+
+    @property
+    def num_agents(self) -> int:
+        return len(self.num_actions)
 
     @property
     def spaces(self) -> TeamSpaces:
         return {
-            "num_agents": self.num_agents,
-            "observation_size": self.observation_size,
+            "observation_sizes": self.observation_sizes,
             "num_actions": self.num_actions,
             "state_size": self.state_size,
         }
@@ -72,7 +77,7 @@ class Team(nn.Module):
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Three steps of two episodes."""
         observations = torch.randn((3, 2, *self.shape), generator=generator)
-        last = torch.randint(min(self.num_actions), (3, 2, self.num_agents), generator=generator)
+        last = torch.randint(min(self.num_actions), (3, 2, self.shape[0]), generator=generator)
         last[0] = -1
         return {"observations": observations, "last": last}
 

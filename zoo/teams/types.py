@@ -11,13 +11,12 @@ class TeamSpaces(TypedDict):
     """What a team must know of its environment, in plain values.
 
     Attributes:
-        num_agents: A. observation_size: D, of the longest observation; shorter ones are padded with zeros.
-        num_actions: of each agent, (A,). K is the largest; an agent never takes an action beyond its own.
+        observation_sizes: of each of A agents; D is the largest, and shorter observations are padded with zeros.
+        num_actions: of each agent; K is the largest, and an agent never takes an action beyond its own.
         state_size: S, of what only the training sees.
     """
 
-    num_agents: int
-    observation_size: int
+    observation_sizes: tuple[int, ...]
     num_actions: tuple[int, ...]
     state_size: int
 
@@ -49,9 +48,10 @@ class TeamEpisodes(NamedTuple):
     @classmethod
     def unpack(cls, rows: Tensor, limit: int, spaces: TeamSpaces) -> "TeamEpisodes":
         """What `pack` made of episodes of at most `limit` steps."""
-        agents, actions = spaces["num_agents"], max(spaces["num_actions"])
+        sizes, actions = spaces["observation_sizes"], max(spaces["num_actions"])
+        agents = len(sizes)
         shapes = (
-            (limit + 1, agents, spaces["observation_size"]), (limit + 1, spaces["state_size"]),
+            (limit + 1, agents, max(sizes)), (limit + 1, spaces["state_size"]),
             (limit + 1, agents, actions), (limit, agents), (limit,), (limit,), (limit,),
         )  # fmt: skip
         parts = rows.split([math.prod(shape) for shape in shapes], 1)

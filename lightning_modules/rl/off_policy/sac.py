@@ -24,7 +24,7 @@ from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.flat import FlatParameters
 from zoo.rl.off_policy.sac import sac_actor_loss, sac_critics_loss
-from zoo.rl.off_policy.values import soft_update, temperature_loss
+from zoo.rl.off_policy.values import soft_update, temperature_gradient
 from zoo.rl.types import Spaces
 
 
@@ -104,15 +104,17 @@ class SAC(L.LightningModule):
         return [part.optimizer for part in (self.critics_learner, self.actor_learner, self.temperature_learner)]
 
     def update(self, minibatch: Tensor, next_noise: Tensor, noise: Tensor) -> Statistics:
-        """One update by packed `Transitions` (B, width) and noise (B, A) for the actions at s' and at s."""
+        """One update by packed `Transitions` (B, width) and noise (B, A) for the actions at s' and at s.
+
+        The networks see each step at once: their parameters are views of the learners' vectors.
+        """
         log_alpha = self.temperature_learner.vector.detach()
         alpha = log_alpha.exp()[0]
         critics = self.critics_learner.step(self.critics_loss, minibatch, next_noise, alpha)
         actor = self.actor_learner.step(self.actor_loss, minibatch, noise, alpha)
         if self.hparams["learn_alpha"]:
-            # the loss is linear in log alpha: its gradient is its value at 1
-            slope = temperature_loss(torch.ones_like(log_alpha), actor["log_prob"], self.target_entropy)
-            self.temperature_learner.apply(slope)
+            gradient = temperature_gradient(actor["log_prob"], self.target_entropy)
+            self.temperature_learner.apply(gradient.expand_as(log_alpha))
             self.temperature_learner.vector.clamp_(max=math.log(self.hparams["max_alpha"]))
         soft_update(self.flat_targets.vector, self.critics_learner.vector, self.hparams["tau"])
         return critics | actor | {"alpha": alpha}

@@ -12,7 +12,7 @@ from zoo.teams.types import TeamEpisodes
 
 T, N, A, D, S = 4, 6, 3, 5, 7
 ACTIONS = (4, 3, 2)
-SPACES = {"num_agents": A, "observation_size": D, "num_actions": ACTIONS, "state_size": S}
+SPACES = {"observation_sizes": (D,) * A, "num_actions": ACTIONS, "state_size": S}
 
 
 def episodes(seed=0, steps=T, n=N):
@@ -64,7 +64,7 @@ def test_padding_changes_nothing(method):
         changed.rewards[last:, row] = 99
     plain, padded = loss_of(method, given), loss_of(method, changed)
     torch.testing.assert_close(plain[0], padded[0], rtol=1e-5, atol=0)  # float32 sums in another order
-    assert plain[2].team.num_agents == A
+    assert plain[2].team.shape == (A, D)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,7 +78,7 @@ def test_truncation_is_no_termination(method):
 
 
 def test_targets_of_two_steps_by_hand():
-    team = Team(num_agents=2, observation_size=1, num_actions=(2, 2), state_size=1, hidden=(), last_action=False)
+    team = Team(observation_sizes=(1, 1), num_actions=(2, 2), state_size=1, hidden=(), last_action=False)
     network, target = (Learned(team, make_mixer("vdn", team)) for _ in range(2))
 
     class Table(nn.Module):
@@ -115,7 +115,7 @@ def test_targets_of_two_steps_by_hand():
     values = choice_values(observations, None)[0]
     choice = greedy(values.mean(-1), given.available)
     assert choice[:, 0].tolist() == [[1, 0], [1, 0], [1, 1]]
-    target.team = Team(num_agents=2, observation_size=1, num_actions=(2, 2), state_size=1, hidden=())
+    target.team = Team(observation_sizes=(1, 1), num_actions=(2, 2), state_size=1, hidden=())
     target.team.agents = Table(-2.0)  # the copy disagrees: its value is that of the learners' choice, not of its own
     # q'(s_1) = -2 * 2 + 0 and -2 * -3 * -1 + 1 = -5: Q' = 20 (-4 - 5); q'(s_2) = -10 and -7: Q' = 30 (-17)
     torch.testing.assert_close(
@@ -146,7 +146,7 @@ def test_one_agent_with_the_identity_mixer_is_double_dqn():
     nets = [QNetwork((D,), (actions,), hidden=sizes) for _ in range(2)]
     learners = []
     for net in nets:
-        team = Team(1, D, (actions,), S, hidden=sizes, last_action=False, agent_id=False)
+        team = Team((D,), (actions,), S, hidden=sizes, last_action=False, agent_id=False)
         team.agents.networks[0].load_state_dict(net.state_dict())
         learners.append(Learned(team, make_mixer("vdn", team)))
     generator = torch.Generator().manual_seed(1)
@@ -242,8 +242,8 @@ def test_packed_episodes_come_back():
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="one for each of 3 agents"):
-        Team(3, D, (4, 4), S)
+    with pytest.raises(ValueError, match="one positive number for each agent"):
+        Team((D,) * 3, (4, 4), S)
     with pytest.raises(ValueError, match="method must be one of"):
         make_mixer("mix", Team(**SPACES))
     with pytest.raises(ValueError, match="must be of shape"):

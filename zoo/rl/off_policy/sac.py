@@ -19,7 +19,10 @@ def sac_critics_loss(
     targets: Critics,
     actor: Actor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """mean[1/2 sum_i (Q_i(s, a) - r - d V'(s'))^2], V' of the target critics and of actions drawn from the policy.
+    """mean[1/2 sum_i (Q_i(s, a) - y)^2],   y = r + d (min_i Q'_i(s', a') - alpha log pi(a' | s')),   a' ~ pi(. | s').
+
+    Q' are the target critics, and d is gamma, or 0 after a terminal step. Discrete actions have the expectation over a'
+    in place of the draw.
 
     Args:
         parameters: of the critics, by name. matrix: packed `Transitions`. noise: (B, A) ~ N(0, 1). alpha: ().

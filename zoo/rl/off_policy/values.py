@@ -73,15 +73,15 @@ def expected_soft_values(values: Tensor, logits: Tensor, alpha: Tensor) -> Tenso
     return (log_probs.exp() * (clipped_double(values) - alpha * log_probs)).sum(-1)
 
 
-def temperature_loss(log_alpha: Tensor, log_probs: Tensor, target_entropy: float) -> Tensor:
-    """-log alpha (log pi(a | s) + H), () and (B,) -> (B,): alpha rises while the entropy is below H.
+def temperature_gradient(log_probs: Tensor, target_entropy: float) -> Tensor:
+    """-(log pi(a | s) + H): of the loss -log alpha (log pi + H) by log alpha, which rises while the entropy is below H.
 
-    The paper has alpha in place of its logarithm; this form has a gradient that does not vanish with alpha.
+    The paper's loss has alpha in place of log alpha; its gradient vanishes with alpha.
 
     References:
         Haarnoja et al. 2018, arXiv:1812.05905, equation 18.
     """
-    return -log_alpha * (log_probs.detach() + target_entropy)
+    return -(log_probs + target_entropy)
 
 
 @torch.no_grad()

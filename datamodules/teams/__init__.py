@@ -1,0 +1,1 @@
+"""Environments of teams, their whole episodes, and a replay of these."""
