@@ -82,6 +82,8 @@ class Experience(L.LightningDataModule):
             raise UserError(f"data.validation_episodes must be at least 0, got {validation_episodes}")
         if ahead not in (0, 1):
             raise UserError(f"data.ahead must be 0 or 1, got {ahead}")
+        if whole_episodes and vectorization == "ray":  # the episode of a worker that dies is cut
+            raise UserError("data.whole_episodes loses none: set data.vectorization to sync, async, native or envpool")
         if ahead and whole_episodes:
             raise UserError("data.ahead 1 plays rollouts of one length: set data.whole_episodes false")
         if vectorization not in VECTORIZATIONS:
