@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from datamodules.experience.off_policy import Replay
     from datamodules.experience.tabular import TabularExperience
     from datamodules.folder import ImageFolder
-    from datamodules.images import CIFAR10, MNIST, Digits, FashionMNIST, MNIST5k
+    from datamodules.images import CIFAR10, MNIST, BinaryMNIST5k, Digits, FashionMNIST, MNIST5k
     from datamodules.latents import Latents
     from datamodules.shapes import Shapes
     from datamodules.teams.replay import TeamReplay
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "BinaryMNIST5k",
     "Densities",
     "Digits",
     "Experience",
@@ -37,7 +38,7 @@ _FILES = {
     "experience.off_policy": ("Replay",),
     "experience.tabular": ("TabularExperience",),
     "folder": ("ImageFolder",),
-    "images": ("CIFAR10", "MNIST", "Digits", "FashionMNIST", "MNIST5k"),
+    "images": ("CIFAR10", "MNIST", "BinaryMNIST5k", "Digits", "FashionMNIST", "MNIST5k"),
     "latents": ("Latents",),
     "shapes": ("Shapes",),
     "teams.replay": ("TeamReplay",),

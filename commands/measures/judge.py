@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # class of the data -> the model whose features the FID is taken in
-JUDGES = {"Digits": "classifier-digits", "MNIST5k": "classifier-mnist5k"}
+JUDGES = {
+    "Digits": "classifier-digits",
+    "MNIST5k": "classifier-mnist5k",
+    "BinaryMNIST5k": "classifier-mnist5k",  # trained on grey ones
+}
 
 
 def has_judge(data: Any) -> bool:
-    """Whether a shipped classifier was trained on this data."""
+    """Whether a shipped classifier reads this data."""
     return type(data).__name__ in JUDGES
 
 

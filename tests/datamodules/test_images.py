@@ -11,7 +11,7 @@ import torch
 import torchvision
 from sklearn.datasets import load_digits
 
-from datamodules import CIFAR10, MNIST, Digits, FashionMNIST, MNIST5k
+from datamodules import CIFAR10, MNIST, BinaryMNIST5k, Digits, FashionMNIST, MNIST5k
 from tests.standins import write_cifar10, write_idx
 from zoo.errors import UserError
 
@@ -231,3 +231,20 @@ def test_torchvision_is_told_the_folders_that_the_messages_name():
         folder = getattr(torchvision.datasets, kind.__name__).raw_folder.fget(type(kind.__name__, (), {"root": ""})())
         assert folder == kind.folder
     assert torchvision.datasets.CIFAR10.base_folder == CIFAR10.folder
+
+
+def test_binary_images_are_white_as_often_as_they_are_grey():
+    """What is measured is one draw; training batches differ, and their mean over 400 draws is the grey image."""
+    data, grey = BinaryMNIST5k(), MNIST5k()
+    for split in ("train", "val", "test"):
+        images = data.images(split)
+        assert images.unique().tolist() == [-1, 1]
+        assert torch.equal(images, BinaryMNIST5k().images(split))
+        assert torch.equal(data.labels(split), grey.labels(split))
+        assert (images.mean() - grey.images(split).mean()).abs() < 0.01
+    stored = data.split("train")[0][:3]
+    drawn = torch.stack([data._prepare(stored, training=True) for _ in range(400)])
+    assert drawn.unique().tolist() == [-1, 1]
+    assert (drawn.mean(0) - grey.images("train")[:3]).abs().max() < 5 / 400**0.5  # five standard errors
+    test = data.split("test")[0][:3]
+    assert torch.equal(data._prepare(test, training=False), data.images("test")[:3])

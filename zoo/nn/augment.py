@@ -49,8 +49,13 @@ def affine(images: Tensor, amounts: Tensor, strength: float = 1.0, background: f
 
 
 def random_affine_on_grid(images: Tensor, levels: int, strength: float, probability: float) -> Tensor:
-    """`random_affine` of images in [-1, 1], rounded to their grid of grey levels; as they are at strength 0."""
+    """`random_affine` of images in [-1, 1], rounded to their grid of grey levels; as they are at strength 0.
+
+    Of two levels each is taken as often as it is near, so that black and white stand for as much grey as before.
+    """
     if not strength:
         return images
     half = (levels - 1) / 2
-    return ((random_affine(images, strength, probability) + 1) * half).round() / half - 1
+    index = (random_affine(images, strength, probability) + 1) * half
+    index = (torch.rand_like(index) < index).to(index) if levels == 2 else index.round()
+    return index / half - 1

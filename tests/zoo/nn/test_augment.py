@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from zoo.nn.augment import affine, random_affine, random_amounts
+from zoo.nn.augment import affine, random_affine, random_affine_on_grid, random_amounts
 from zoo.nn.unet import AMOUNTS
 
 
@@ -94,3 +94,20 @@ def test_amounts_are_uniform_and_all_zero_for_images_that_stay():
     # variance 1/3 of a uniform number, correlations 0: standard errors of 1,000 rows 0.0094 and 0.011
     covariance = moved.T @ moved / len(moved)
     assert (covariance - torch.eye(AMOUNTS) / 3).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_moved_images_stay_on_their_grid_and_as_bright(levels):
+    """Of two levels, the share of white is the grey that interpolation gives: within five standard errors."""
+    torch.manual_seed(0)
+    images = torch.randint(levels, (400, 1, 8, 8)) * (2 / (levels - 1)) - 1
+    images[:, :, :2], images[:, :, -2:], images[..., :2], images[..., -2:] = -1, -1, -1, -1  # nothing leaves
+    assert random_affine_on_grid(images, levels, 0.0, 1.0) is images
+    torch.manual_seed(1)
+    moved = random_affine_on_grid(images, levels, 0.5, 1.0)
+    index = (moved + 1) * ((levels - 1) / 2)
+    torch.testing.assert_close(index, index.round())
+    torch.manual_seed(1)
+    grey = random_affine(images, 0.5, 1.0)
+    assert not torch.equal(moved, grey)
+    assert (moved.mean() - grey.mean()).abs() < 5 / images.numel() ** 0.5
