@@ -4,7 +4,6 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 
 class Agents(nn.Module):
@@ -79,7 +78,8 @@ class Agents(nn.Module):
         """(T, N, A, D) and (T, N, A) -> (T, N, A, what an agent sees)."""
         parts = [observations]
         if self.last_action:
-            parts.append(one_hot(last + 1, self.num_actions + 1)[..., 1:].to(observations.dtype))  # none: zeros
+            taken = last[..., None] == torch.arange(self.num_actions, device=last.device)  # -1: zeros
+            parts.append(taken.to(observations.dtype))
         if self.agent_id:
             numbers = torch.eye(self.num_agents, dtype=observations.dtype, device=observations.device)
             parts.append(numbers.expand(*observations.shape[:2], -1, -1))

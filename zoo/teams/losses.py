@@ -121,15 +121,25 @@ def _loss(
     values = values_of(network.team, episodes)
     choice = greedy(values.detach().mean(-1), episodes.available)
     targets = td_targets(target, choice, episodes, gamma, td_lambda)
-    now = utilities_of(values[:-1], episodes.actions, choice[:-1], episodes.states[:-1], episodes.observations[:-1])
-    mixer: Any = network.mixer
-    losses = mixer.losses(now, targets)
+    losses = errors_of(network, values, choice, episodes, targets)
     weights = episodes.valid / episodes.valid.sum()
     terms = {name: (part * weights).sum() for name, part in losses.items()}
     loss = torch.stack([*terms.values()]).sum()
     value = targets.mean(-1) if targets.ndim > 2 else targets
     statistics = {"loss": loss, "value": (value * weights).sum()} | (terms if len(terms) > 1 else {})
     return loss, {name: part.detach() for name, part in statistics.items()}
+
+
+def errors_of(
+    network: Learned, values: Tensor, choice: Tensor, episodes: TeamEpisodes, targets: Tensor
+) -> dict[str, Tensor]:
+    """The losses of the mixer at every step, (T, N) each, from `values_of` and their greedy actions (T + 1, N, A)."""
+    mixer: Any = network.mixer
+    found: dict[str, Tensor] = mixer.losses(
+        utilities_of(values[:-1], episodes.actions, choice[:-1], episodes.states[:-1], episodes.observations[:-1]),
+        targets,
+    )
+    return found
 
 
 def _at(values: Tensor, actions: Tensor) -> Tensor:

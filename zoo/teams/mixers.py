@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu, one_hot
+from torch.nn.functional import elu
 
 
 class Utilities(NamedTuple):
@@ -199,7 +199,8 @@ class QPLEX(nn.Module):
 
 def joint_inputs(states: Tensor, actions: Tensor, num_actions: int) -> Tensor:
     """(..., S) and (..., A) -> (..., S + A K), the state and the one-hot actions of all agents."""
-    return torch.cat([states, one_hot(actions, num_actions).flatten(-2).to(states.dtype)], -1)
+    taken = actions[..., None] == torch.arange(num_actions, device=actions.device)  # `one_hot` has no `vmap`
+    return torch.cat([states, taken.flatten(-2).to(states.dtype)], -1)
 
 
 def _two_layers(inputs: int, outputs: int, width: int = 64) -> nn.Sequential:
