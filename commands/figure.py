@@ -4,6 +4,7 @@ steps          samplers against their number of steps, by the FID of what they d
 guidance       the scale of guidance against the label that is read, FID, precision and recall
 denoising      two rows a sample: x_t on its way down, and below it the network's estimate of x_0
 interpolation  images between two latents, along the arc that joins them
+traversal      what each latent of a VAE does to an image, and how many nats it carries
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
 completion     real images, their upper halves, and samples that keep these; of a diffusion model also colours for greys
 flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
@@ -120,6 +121,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "guidance": lambda model: _draws_images(model) and _takes(model, "guidance_scale") and has_null_label(model),
     "denoising": lambda model: _draws_images(model) and _takes(model, "noise", "steps", "on_step"),
     "interpolation": lambda model: _draws_images(model) and _takes(model, "noise"),
+    "traversal": lambda model: _draws_images(model) and _takes(model, "noise", "expected") and hasattr(model, "encode"),
     "inversion": lambda model: _draws_images(model) and hasattr(model, "denoiser"),
     "completion": lambda model: _draws_images(model) and (_takes(model, "known", "steps") or _keeps_rows(model)),
     "flow": lambda model: (

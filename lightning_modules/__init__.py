@@ -16,6 +16,7 @@ from lightning_modules.rl.off_policy.ddpg import DDPG
 from lightning_modules.rl.off_policy.dqn import DQN
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
+from lightning_modules.rl.on_policy.impala import IMPALA
 from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
 from lightning_modules.rl.on_policy.trpo import TRPO
@@ -31,6 +32,7 @@ __all__ = [
     "DDPG",
     "DDPM",
     "DQN",
+    "IMPALA",
     "NICE",
     "PPO",
     "SAC",

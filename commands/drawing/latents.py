@@ -16,11 +16,13 @@ from zoo.protocols import Sampler
 
 if TYPE_CHECKING:
     from zoo.diffusion.model import ImageDiffusion
+    from zoo.vae.model import VAE
 
 STEPS = 50  # of DDIM, or as many as the model has
 SAMPLES, TIMES = 4, 10  # of the denoising picture: samples, and columns
 PAIRS, BETWEEN = 6, 9  # of the interpolation: rows, and images in each
 IMAGES, INVERTED = 10, (10, 50, 200)  # of the inversion: images, and steps
+TRAVERSED, VALUES = 8, 9  # of the traversal: rows, and values of a latent in each
 GIVEN, COMPLETED = 8, 3  # of the completion: images, and samples of each
 Numbers = list[dict[str, Any]]
 
@@ -78,6 +80,24 @@ def interpolation(model: "FromLatents", args: argparse.Namespace) -> Numbers:
     panel = Panel(f"{args.model}: between two latents", images, BETWEEN, names, [f"{weight:.3g}" for weight in weights])
     draw(args.output, [panel])
     return []
+
+
+def traversal(model: "VAE", args: argparse.Namespace) -> Numbers:
+    """The latents that carry most: means of p(x | z) as one of a test image's moves from -3 to 3, a row each."""
+    images = data_for(model, args.described).images("test").to(next(model.parameters()).device)
+    with torch.inference_mode():
+        q = model.encode(images)
+    nats = (0.5 * (q.mean.square() + (2 * q.log_std).exp() - 1) - q.log_std).mean(0)  # KL(q || p) of each
+    chosen = nats.argsort(descending=True)[:TRAVERSED].tolist()
+    values = torch.linspace(-3, 3, VALUES)
+    latents = q.mean[args.seed % len(images)].repeat(len(chosen), VALUES, 1)
+    for row, latent in enumerate(chosen):
+        latents[row, :, latent] = values
+    drawn = model.sample(len(chosen) * VALUES, noise=latents.flatten(0, 1), expected=True).cpu()
+    names = [f"latent {latent}, {nats[latent]:.1f} nats" for latent in chosen]
+    title = f"{args.model}: one latent at a time"
+    draw(args.output, [Panel(title, drawn, VALUES, names, [f"{value:.3g}" for value in values.tolist()])])
+    return [{"latent": latent, "kl_nats": nats[latent].item()} for latent in chosen]
 
 
 def inversion(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:

@@ -41,15 +41,23 @@ class Collector:
         self._ended = np.zeros(self.envs.num_envs, bool)
         self._returns[:], self._lengths[:] = 0, 0
 
+    def noise(self, policy: Any) -> torch.Tensor:
+        """What `collect` draws actions by, from PyTorch's global random state."""
+        drawn: torch.Tensor = policy.distribution.noise(self.steps, self.envs.num_envs).to(policy.low.device)
+        return drawn
+
     @torch.inference_mode()
-    def collect(self, policy: Any) -> Rollout:
-        """The next rollout of a policy, an `ActorCritic` on any device; it draws from PyTorch's global random state.
+    def collect(self, policy: Any, noise: torch.Tensor | None = None) -> Rollout:
+        """The next rollout of a policy, an `ActorCritic` on any device.
+
+        Args:
+            noise: of `noise`, drawn before; by default drawn here.
 
         Raises:
             UserError: if an environment returns a number that is not finite.
         """
         device = policy.low.device
-        noise = policy.distribution.noise(self.steps, self.envs.num_envs).to(device)
+        noise = self.noise(policy) if noise is None else noise
         observations, actions, episodes = torch.from_numpy(self._observations), [], []
         self._observations[0] = self._last
         for t in range(self.steps):
@@ -105,7 +113,7 @@ class Collector:
         rewards = rewards * valid
         rows = [part[:steps] for part in (actions, rewards, terminated & valid, truncated & valid, valid)]
         returns, lengths = rewards.double().sum(0).float(), valid.sum(0)
-        return Rollout._make((observations[: steps + 1], *rows, returns, lengths))
+        return Rollout._make((observations[: steps + 1], *rows, returns, lengths, None))
 
     def _rollout(self, actions: torch.Tensor, episodes: list[tuple[float, int]]) -> Rollout:
         rows = (self._rewards, self._terminated, self._truncated, self._valid)

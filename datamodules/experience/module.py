@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from datamodules.experience.ahead import Actor
 from datamodules.experience.collector import Collector
 from datamodules.experience.environments import Arguments, check_environment, make, spaces_of
 from datamodules.experience.episodes import MAX_STEPS, play
@@ -34,6 +35,8 @@ class Experience(L.LightningDataModule):
         rollout_steps: vector steps in a rollout.
         whole_episodes: whether a rollout is one whole episode of every environment, of any length; then `rollout_steps`
             is how often it is asked whether all have ended, and what others do meanwhile is not counted.
+        ahead: 1 to play the next rollout in a thread while one is learned from, by the policy of before that; 0 for by
+            turns.
         rollouts_per_batch: rollouts in a training batch, whose metrics are averaged and logged once; by default one, or
             if that has fewer than 256 transitions, enough for 1,000.
         vectorization: "sync", "async" (a process each), "native" (where the environment has it), "envpool" or "ray" (an
@@ -60,6 +63,7 @@ class Experience(L.LightningDataModule):
         rollouts_per_batch: int | None = None,
         max_episode_steps: int = MAX_STEPS,
         whole_episodes: bool = False,
+        ahead: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -76,12 +80,18 @@ class Experience(L.LightningDataModule):
                 raise UserError(f"data.{option} must be at least 1, got {value}")
         if validation_episodes < 0:
             raise UserError(f"data.validation_episodes must be at least 0, got {validation_episodes}")
+        if ahead not in (0, 1):
+            raise UserError(f"data.ahead must be 0 or 1, got {ahead}")
+        if whole_episodes and vectorization == "ray":  # the episode of a worker that dies is cut
+            raise UserError("data.whole_episodes loses none: set data.vectorization to sync, async, native or envpool")
+        if ahead and whole_episodes:
+            raise UserError("data.ahead 1 plays rollouts of one length: set data.whole_episodes false")
         if vectorization not in VECTORIZATIONS:
             raise UserError(f"data.vectorization must be one of {', '.join(VECTORIZATIONS)}, got {vectorization!r}")
         self.environment, self.environment_arguments = environment, environment_arguments
         self.total_env_steps, self.num_envs, self.rollout_steps = total_env_steps, num_envs, rollout_steps
         self.vectorization, self.validation_episodes = vectorization, validation_episodes
-        self.rollouts_per_batch = rollouts
+        self.rollouts_per_batch, self.ahead = rollouts, ahead
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.max_episode_steps, self.whole_episodes = max_episode_steps, whole_episodes
         env = self.make()
@@ -128,6 +138,7 @@ class Experience(L.LightningDataModule):
     def close(self) -> None:
         """Closes the training environments, and their processes."""
         if self.loader is not None:
+            self.loader.actor.forget()
             close_vector(self.loader.collector.envs)
             self.loader = None
 
@@ -150,6 +161,7 @@ class RolloutLoader:
             data.environment, data.num_envs, data.vectorization, data.environment_arguments, self._reset_seed()
         )
         self.collector = Collector(envs, data.rollout_steps)
+        self.actor = Actor(self.collector)
         self.rollouts = 0
 
     def __iter__(self) -> Iterator["Rollouts"]:
@@ -167,16 +179,19 @@ class RolloutLoader:
         """The next rollout, on the device of the policy."""
         self.rollouts += 1
         device = self.module.device
+        if self.data.ahead:
+            return _on(device, self.actor.next(self.module.model))
         with torch.autocast(device.type, enabled=False):  # the policy acts in full precision
             if self.data.whole_episodes:
                 self.reset()
                 rollout = self.collector.collect_episodes(self.module.model, self.data.max_episode_steps)
             else:
                 rollout = self.collector.collect(self.module.model)
-        return Rollout(*(part.to(device) for part in rollout))
+        return _on(device, rollout)
 
     def reset(self) -> None:
         """Starts new episodes, from seeds that depend only on the run's seed, the process and the steps so far."""
+        self.actor.forget()
         self.collector.reset(self._reset_seed())
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,6 +204,10 @@ class RolloutLoader:
     def _reset_seed(self) -> int:
         sequence = np.random.SeedSequence([self.data.seed, self.rank, int(self.module.env_steps)])
         return int(sequence.generate_state(1)[0]) >> 1
+
+
+def _on(device: torch.device, rollout: Rollout) -> Rollout:
+    return Rollout._make(None if part is None else part.to(device) for part in rollout)
 
 
 class Rollouts:

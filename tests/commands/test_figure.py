@@ -60,6 +60,18 @@ def test_an_autoregressive_model_continues_upper_halves(command, tmp_path):
     assert 5 * 49 < height < 5 * 49 + 100
 
 
+def test_a_traversal_moves_the_latents_that_carry_most(command, tmp_path):
+    answer = command("figure", "traversal", "vae-digits", "--output", tmp_path / "a.png", "--json")
+    assert answer.status == 0, answer.err
+    nats = [point["kl_nats"] for point in json.loads(answer.out)["points"]]
+    assert len(nats) == 8
+    assert nats == sorted(nats, reverse=True)
+    assert nats[0] > 0.5
+    width, height = size(tmp_path / "a.png")
+    assert 9 * 49 < width < 9 * 49 + 250
+    assert 8 * 49 < height < 8 * 49 + 100
+
+
 def test_inversion_says_how_far_off_it_is(command, plain, tmp_path):
     answer = command("figure", "inversion", plain, "--output", tmp_path / "a.png", "--json")
     (point,) = json.loads(answer.out)["points"]  # a model of 20 steps can be inverted in 10 only

@@ -61,11 +61,28 @@ def test_batches_have_both_columns(shapes):
     assert labels.shape == (64, 2)
 
 
+def test_several_shapes_a_picture_have_a_caption_of_columns():
+    data = Shapes(num_train=40, side=64, num_shapes=3)
+    assert data.image_shape == (3, 64, 64)
+    assert data.num_classes == (3, 6, 3, 6, 4, 7)
+    assert data.label_names[-1][-1] == "none"
+    images, labels = data.images("train"), data.labels("train")
+    assert images.shape == (40, 3, 64, 64)
+    absent = labels[:, 4] == 3
+    assert torch.equal(absent, labels[:, 5] == 6)
+    assert 0 < absent.sum() < 40
+    assert dict(data.hparams)["num_shapes"] == 3
+    two = Shapes(num_train=40, side=64, num_shapes=2)
+    assert two.num_classes == (3, 6, 3, 6)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"num_train": 0}, "data.num_train must be at least 1, got 0"),
         ({"drawing_seed": -1}, "data.drawing_seed must be at least 0, got -1"),
+        ({"side": 8}, "data.side must be at least 16, got 8"),
+        ({"num_shapes": 4}, "data.num_shapes must be 1, 2 or 3, got 4"),
         ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
     ],
 )

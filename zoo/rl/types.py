@@ -36,6 +36,7 @@ class Rollout(NamedTuple):
         valid: (T, N) bool, whether the row is a transition.
         episode_returns: (K,) float32, the sums of rewards of the episodes that ended in these rows.
         episode_lengths: (K,) int64.
+        log_probs: (T, N), of the actions under the policy that acted, if that is not the policy that learns.
     """
 
     observations: Tensor
@@ -46,6 +47,7 @@ class Rollout(NamedTuple):
     valid: Tensor
     episode_returns: Tensor
     episode_lengths: Tensor
+    log_probs: Tensor | None = None
 
 
 class Episodes(NamedTuple):

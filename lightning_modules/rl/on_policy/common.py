@@ -77,6 +77,11 @@ def count(module: Any, rollout: Rollout) -> Tensor:
 
     They are for `merge_observations`, after the updates, which see what the actions were chosen by.
     """
+    if rollout.log_probs is not None and not hasattr(module, "takes_old_rollouts"):
+        raise UserError(
+            f"data.ahead 1 gives rollouts of the policy before the last update, but {type(module).__name__} learns "
+            "from its own: set data.ahead 0, or use IMPALA"
+        )
     valid = rollout.valid
     parts = [valid.sum()[None].double()]
     if module.model.normalizer is not None:

@@ -71,6 +71,8 @@ def test_an_environment_without_an_end_is_refused():
 
 
 def test_cut_episodes_are_refused():
+    with pytest.raises(UserError, match=r"set data\.vectorization to sync, async, native or envpool"):
+        counting(whole_episodes=True, vectorization="ray")
     with pytest.raises(UserError, match=r"set data\.whole_episodes true"):
         fit(made(counting(), **WHOLE), counting())
 

@@ -63,7 +63,7 @@ def sample_episodes(
         state, valid = mdp.next_states[state, action, outcome], valid & ~ended & ~cut
         states.append(state)
     columns = [torch.stack(column) for column in zip(*rows, strict=True)]
-    return Rollout._make((torch.stack(states), *columns, torch.zeros(0), torch.zeros(0)))
+    return Rollout._make((torch.stack(states), *columns, torch.zeros(0), torch.zeros(0), None))
 
 
 def estimated_gradients(rollout: Rollout, logits: Tensor, values: Tensor, how: Estimator) -> Tensor:
