@@ -161,7 +161,8 @@ class QPLEX(nn.Module):
     lambda_i = 1, as in the authors' code: small lambda_i must not silence an agent.
 
     Args:
-        width: of the hidden layers. heads: terms of lambda_i(s, u) = sum_h |k_h(s)| sigmoid(phi_hi(s)) sigmoid(psi_hi(s, u)).
+        width: of the hidden layers.
+        heads: terms of lambda_i(s, u) = sum_h |k_h(s)| sigmoid(phi_hi(s)) sigmoid(psi_hi(s, u)).
 
     References:
         Wang et al. 2021, arXiv:2008.01062, equations 6 to 11; 000_507b39bbaa34acda.txt, section 10.4, equation 4, whose
