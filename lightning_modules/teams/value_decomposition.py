@@ -57,6 +57,9 @@ class ValueDecomposition(L.LightningModule):
         target_period: environment steps between updates of Q'. tau: Q' <- tau Q + (1 - tau) Q' at these.
         td_lambda: lambda-returns of Q' in place of one step.
         gamma: discount.
+        bootstrap_truncated: whether an episode that is cut by its time limit bootstraps from the value of what would
+            follow. It should where the limit is no part of the task. Where all episodes are cut, no state after the
+            limit is ever learned from, and its value, an extrapolation, may grow without bound.
         learning_rate: of Adam. max_norm: to which a longer gradient is shortened.
         epsilon: probability of a random action of each agent, after it has fallen linearly from 1 over
             `epsilon_env_steps`.
@@ -85,6 +88,7 @@ class ValueDecomposition(L.LightningModule):
         tau: float = 0.01,
         td_lambda: float = 0.0,
         gamma: float = 0.99,
+        bootstrap_truncated: bool = True,
         learning_rate: float = 5e-4,
         max_norm: float = 10.0,
         epsilon: float = 0.05,
@@ -113,7 +117,7 @@ class ValueDecomposition(L.LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         network = Learned(self.model, self.mixer)
-        options = {name: self.hparams[name] for name in ("gamma", "td_lambda")}
+        options = {name: self.hparams[name] for name in ("gamma", "td_lambda", "bootstrap_truncated")}
         self.loss = partial(team_loss, network=network, target=self.target, **options)
         self.learner = learner(self, network, self.hparams["learning_rate"], self.hparams["max_norm"])
         self.flat_target = FlatParameters(self.target)  # not its vector: a registered one would enter state_dict

@@ -89,9 +89,8 @@ def td_targets(target: Learned, choice: Tensor, episodes: TeamEpisodes, gamma: f
     rewards, terminated, valid = ((part[..., None] if bootstrap.ndim > 2 else part) for part in steps)
     if td_lambda == 0:
         return rewards + gamma * bootstrap * ~terminated
-    last = torch.cat([~valid[1:], torch.ones_like(valid[:1])])  # of its episode, which ended somehow
     shape = bootstrap.shape
-    ends = (terminated | last).expand(shape)
+    ends = (terminated | last_steps(valid)).expand(shape)
     return lambda_returns(rewards.expand(shape), bootstrap, terminated.expand(shape), ends, gamma, td_lambda)
 
 
@@ -103,16 +102,25 @@ def team_loss(
     target: Learned,
     gamma: float,
     td_lambda: float = 0.0,
+    bootstrap_truncated: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """sum_t valid_t L_t / sum_t valid_t, L_t the sum of the losses of the mixer at step t.
 
     Args:
         parameters: of the network, by name.
+        bootstrap_truncated: whether what would follow a truncated episode has a value; otherwise it counts for 0.
 
     Returns:
         the loss, and its statistics: loss, each of the mixer's losses, and value, the mean of the targets.
     """
+    if not bootstrap_truncated:
+        episodes = episodes._replace(terminated=episodes.terminated | last_steps(episodes.valid))
     return functional_call(network, parameters, (_loss, episodes, target, gamma, td_lambda))
+
+
+def last_steps(valid: Tensor) -> Tensor:
+    """Whether a step (T, N) is the last of its episode, or of the rows."""
+    return torch.cat([~valid[1:], torch.ones_like(valid[:1])])
 
 
 def _loss(

@@ -75,6 +75,11 @@ def test_truncation_is_no_termination(method):
     )
     assert ended.terminated.sum() > given.terminated.sum()
     assert loss_of(method, given)[0] != loss_of(method, ended)[0]
+    network, target = learned(method), learned(method, 1)
+    options = {"network": network, "target": target, "gamma": 0.9, "bootstrap_truncated": False}
+    torch.testing.assert_close(
+        team_loss(dict(network.named_parameters()), given, **options)[0], loss_of(method, ended)[0]
+    )
 
 
 def test_targets_of_two_steps_by_hand():
