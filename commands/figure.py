@@ -17,7 +17,6 @@ measure (minutes; the numbers with --json), on data that a shipped classifier re
 """
 
 import argparse
-import importlib
 import inspect
 import json
 from collections.abc import Callable
@@ -54,9 +53,7 @@ def run(args: argparse.Namespace) -> int:
             f"figure {args.kind} {'needs a MODEL' if args.model is None else 'takes no MODEL: leave it out'}"
         )
     if args.kind in WITHOUT_MODEL:
-        module, _, function = WITHOUT_MODEL[args.kind].partition(":")
-        write = getattr(importlib.import_module(f"commands.drawing.{module}"), function)
-        return _say(args, write(args.output, args.draws, args.seed))
+        return _say(args, _draw_without_model(args))
     args.described = describe(find(args.model))
     require(args.described, "figure", args.model)
 
@@ -80,6 +77,16 @@ def _say(args: argparse.Namespace, numbers: Numbers) -> int:
     else:
         print(f"wrote {args.output}")
     return 0
+
+
+def _draw_without_model(args: argparse.Namespace) -> Numbers:
+    if args.kind == "policy-gradient":
+        from commands.drawing.gradients import write_gradients
+
+        return write_gradients(args.output, args.draws, args.seed)
+    from commands.drawing.lessons import write_lessons
+
+    return write_lessons(args.output, args.draws, args.seed)
 
 
 def _draw(args: argparse.Namespace, model: Any) -> Numbers:
@@ -116,8 +123,7 @@ def _keeps_rows(model: Any) -> bool:
     return _takes(model, "prefix") and model.orders == 1
 
 
-# kind -> module of commands.drawing, and function: (path, draws, seed) -> numbers
-WITHOUT_MODEL = {"policy-gradient": "gradients:write_gradients", "value-learning": "lessons:write_lessons"}
+WITHOUT_MODEL = ("policy-gradient", "value-learning")
 # kind -> whether a model can be drawn so
 KINDS: dict[str, Callable[[Any], bool]] = {
     "steps": lambda model: _draws_images(model) and _takes(model, "sampler", "steps"),
