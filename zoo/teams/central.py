@@ -72,7 +72,8 @@ class WeightedQMIX(nn.Module):
 
     def __init__(self, sizes: Sizes, width: int = 64, central: bool = True, alpha: float = 0.1) -> None:
         super().__init__()
-        self.joint, self.main, self.central, self.alpha = JointValue(sizes, width), QMIX(sizes), central, alpha
+        self.joint, self.main = JointValue(sizes, width), QMIX(sizes, width // 2)
+        self.central, self.alpha = central, alpha
 
     def forward(self, utilities: Utilities) -> Tensor:
         return self.joint(utilities.states, utilities.actions)[..., 0]
@@ -104,7 +105,8 @@ class ResQ(nn.Module):
 
     def __init__(self, sizes: Sizes, width: int = 64) -> None:
         super().__init__()
-        self.joint, self.residual, self.main = JointValue(sizes, width), JointValue(sizes, width), QMIX(sizes)
+        self.joint, self.residual = JointValue(sizes, width), JointValue(sizes, width)
+        self.main = QMIX(sizes, width // 2)
 
     def forward(self, utilities: Utilities) -> Tensor:
         return self.joint(utilities.states, utilities.actions)[..., 0]

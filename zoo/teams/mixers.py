@@ -161,6 +161,7 @@ class QPLEX(nn.Module):
     lambda_i = 1, as in the authors' code: small lambda_i must not silence an agent.
 
     Args:
+        width: of the hidden layers.
         heads: terms of lambda_i(s, u) = sum_h |k_h(s)| sigmoid(phi_hi(s)) sigmoid(psi_hi(s, u)).
 
     References:
@@ -170,14 +171,14 @@ class QPLEX(nn.Module):
 
     losses = squared_errors
 
-    def __init__(self, sizes: Sizes, width: int = 32, heads: int = 10) -> None:
+    def __init__(self, sizes: Sizes, width: int = 64, heads: int = 10) -> None:
         super().__init__()
         self.sizes, self.heads = sizes, heads
         both = sizes.state + sizes.agents * sizes.actions
-        self.scale, self.shift = _two_layers(sizes.state, sizes.agents), _two_layers(sizes.state, sizes.agents)
-        self.key = _two_layers(sizes.state, heads)
-        self.of_state = _two_layers(sizes.state, heads * sizes.agents)
-        self.of_both = _two_layers(both, heads * sizes.agents)
+        self.scale, self.shift = (_two_layers(sizes.state, sizes.agents, width) for _ in range(2))
+        self.key = _two_layers(sizes.state, heads, width)
+        self.of_state = _two_layers(sizes.state, heads * sizes.agents, width)
+        self.of_both = _two_layers(both, heads * sizes.agents, width)
 
     def forward(self, utilities: Utilities) -> Tensor:
         s = utilities.states

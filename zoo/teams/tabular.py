@@ -12,6 +12,8 @@ from zoo.teams.losses import Learned, errors_of, make_mixer, utilities_of, value
 from zoo.teams.policy import Team, greedy
 from zoo.teams.types import TeamEpisodes
 
+WIDTH = 16  # of mixers and central values: there are nine joint actions
+
 
 class Fit(NamedTuple):
     """What copies of a method made of their games.
@@ -49,9 +51,9 @@ def fit_tables(
     for seed in seeds:
         torch.manual_seed(seed)
         team = Team((1, 1), (size, size), 1, hidden=(), last_action=False, quantiles=8 if method == "resz" else 1)
-        copies.append(Learned(team, make_mixer(method, team)))
+        copies.append(Learned(team, make_mixer(method, team, width=WIDTH)))
     network = copies[0]
-    parameters, _ = stack_module_state(copies)  # type: ignore[arg-type]
+    parameters, _ = stack_module_state(copies)
     episodes = _every_action(size)
 
     def loss(own: dict[str, Tensor], game: Tensor) -> Tensor:
