@@ -34,6 +34,7 @@ MODELS = {
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
     "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),
     "q-team": Row("zoo.teams.policy:Team", "team"),
+    "rbm": Row("zoo.energy.rbm:RBM", "images"),
     "realnvp": Row("zoo.flows.builders:realnvp", "points"),
     "table": Row("zoo.rl.tabular.table:Table", "policy"),
     "vae": Row("zoo.vae.model:VAE", "images"),

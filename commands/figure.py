@@ -11,6 +11,7 @@ flow           a GIF of noise on its way to the data, or of a flow's images as t
 payoff         of a matrix game: the payoff, and Q_tot of each method of value decomposition, trained anew (a minute)
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
 policy-gradient  takes no MODEL: bias and variance of estimators of the policy gradient on a process where it is known
+value-learning   takes no MODEL: what double estimators, prioritised replay and potentials are for
 
 Which of these there are depends on what the model can do; a wrong one is refused with the right ones. The first two
 measure (minutes; the numbers with --json), on data that a shipped classifier reads, as digits; the others take seconds.
@@ -34,7 +35,7 @@ Numbers = list[dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=sorted((*KINDS, WITHOUT_MODEL)), help="what to draw")
+    parser.add_argument("kind", choices=sorted((*KINDS, *WITHOUT_MODEL)), help="what to draw")
     parser.add_argument("model", **MODEL, nargs="?")
     parser.add_argument("--output", type=Path, help="figure.png by default, figure.gif of a flow and of values")
     parser.add_argument("--draws", type=at_least(1), default=4, help="sets of samples behind each measured point")
@@ -48,14 +49,12 @@ def run(args: argparse.Namespace) -> int:
     endings = {"flow": (".gif",), "values": (".gif", ".png")}.get(args.kind, (".png",))
     args.output = args.output or Path("figure").with_suffix(endings[0])
     check_output(args.output, endings)
-    if (args.kind == WITHOUT_MODEL) != (args.model is None):
+    if (args.kind in WITHOUT_MODEL) != (args.model is None):
         raise UserError(
             f"figure {args.kind} {'needs a MODEL' if args.model is None else 'takes no MODEL: leave it out'}"
         )
-    if args.kind == WITHOUT_MODEL:
-        from commands.drawing.gradients import write_gradients
-
-        return _say(args, write_gradients(args.output, args.draws, args.seed))
+    if args.kind in WITHOUT_MODEL:
+        return _say(args, _draw_without_model(args))
     args.described = describe(find(args.model))
     require(args.described, "figure", args.model)
 
@@ -79,6 +78,16 @@ def _say(args: argparse.Namespace, numbers: Numbers) -> int:
     else:
         print(f"wrote {args.output}")
     return 0
+
+
+def _draw_without_model(args: argparse.Namespace) -> Numbers:
+    if args.kind == "policy-gradient":
+        from commands.drawing.gradients import write_gradients
+
+        return write_gradients(args.output, args.draws, args.seed)
+    from commands.drawing.lessons import write_lessons
+
+    return write_lessons(args.output, args.draws, args.seed)
 
 
 def _draw(args: argparse.Namespace, model: Any) -> Numbers:
@@ -119,7 +128,7 @@ def _keeps_rows(model: Any) -> bool:
     return _takes(model, "prefix") and model.orders == 1
 
 
-WITHOUT_MODEL = "policy-gradient"
+WITHOUT_MODEL = ("policy-gradient", "value-learning")
 # kind -> whether a model can be drawn so
 KINDS: dict[str, Callable[[Any], bool]] = {
     "steps": lambda model: _draws_images(model) and _takes(model, "sampler", "steps"),

@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -192,6 +193,9 @@ def write_pictures(folder, words):
             if name == "--enlarge":
                 picture = picture.resize((width // 2, height // 2))
             picture.save(folder / option(words, name))
+    if "--input" in words and words[0] == "density" and option(words, "--input").endswith(".npy"):
+        config = json.loads((checkpoints.find(words[1]) / "config.json").read_text())
+        np.save(folder / option(words, "--input"), np.full((3, *config["arguments"]["image_shape"]), -1.0, np.float32))
 
 
 def run(command, folder, words):

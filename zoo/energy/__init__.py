@@ -1,0 +1,1 @@
+"""Models of an energy: P(x) = exp(-E(x)) / Z."""
