@@ -51,7 +51,7 @@ class ValueDecomposition(L.LightningModule):
     Args:
         team_spaces, total_env_steps: filled in from the data.
         method: "independent", "vdn", "qmix", "qatten", "qplex", "qtran", "cw-qmix", "ow-qmix", "resq" or "resz".
-        hidden, recurrent, shared, last_action, agent_id: of the agents, as `zoo.teams.agents.Agents`.
+        hidden, recurrent, shared, last_action, agent_id, horizon: of the agents, as `zoo.teams.agents.Agents`.
         quantiles: of each return, for "resz".
         mixing: width of the mixer or of the central value; null for the method's own.
         target_period: environment steps between updates of Q'. tau: Q' <- tau Q + (1 - tau) Q' at these.
@@ -82,6 +82,7 @@ class ValueDecomposition(L.LightningModule):
         shared: bool = True,
         last_action: bool = True,
         agent_id: bool = True,
+        horizon: int = 0,
         quantiles: int = 1,
         mixing: int | None = None,
         target_period: int = 1,
@@ -105,6 +106,8 @@ class ValueDecomposition(L.LightningModule):
         for name in ("epsilon", "td_lambda"):
             if not 0 <= self.hparams[name] <= 1:
                 raise UserError(f"model.{name} must be between 0 and 1, got {self.hparams[name]}")
+        if horizon < 0:
+            raise UserError(f"model.horizon must be at least 0, got {horizon}")
         if (quantiles > 1) != (method == "resz"):
             raise UserError(f"model.quantiles must be above 1 for resz and 1 for all others, got {quantiles}")
         _check_spaces(team_spaces, shared)
