@@ -138,8 +138,7 @@ class Experience(L.LightningDataModule):
     def close(self) -> None:
         """Closes the training environments, and their processes."""
         if self.loader is not None:
-            self.loader.actor.forget()
-            close_vector(self.loader.collector.envs)
+            self.loader.close()
             self.loader = None
 
 
@@ -193,6 +192,11 @@ class RolloutLoader:
         """Starts new episodes, from seeds that depend only on the run's seed, the process and the steps so far."""
         self.actor.forget()
         self.collector.reset(self._reset_seed())
+
+    def close(self) -> None:
+        """Closes the environments, once nothing plays in them."""
+        self.actor.forget()
+        close_vector(self.collector.envs)
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning saves in the checkpoint. Environments cannot be saved: a resumed run resets them."""

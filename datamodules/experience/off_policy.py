@@ -13,7 +13,7 @@ from datamodules.experience.environments import Arguments
 from datamodules.experience.episodes import MAX_STEPS
 from datamodules.experience.module import Experience
 from datamodules.experience.replay import ReplayBuffer, TransitionCollector, read_state, write_state
-from datamodules.experience.vector import make_vector
+from datamodules.experience.vector import close_vector, make_vector
 from zoo.errors import UserError
 from zoo.rl.off_policy.priorities import Priorities, importance_weights
 from zoo.rl.shaping import POTENTIALS
@@ -244,6 +244,10 @@ class ReplayLoader:
     def reset(self) -> None:
         """Starts new episodes, from seeds that depend only on the run's seed, the process and the steps so far."""
         self.collector.reset(self.module.model, self._reset_seed())
+
+    def close(self) -> None:
+        """Closes the environments."""
+        close_vector(self.collector.envs)
 
     def collect(self) -> int:
         """Collects the transitions of a round into the buffer, those of the warm-up first; returns their number."""
