@@ -19,9 +19,9 @@ TRAINING_VERBS = {
 MODEL_VERBS = {
     "list": "the models that ship, with their headline metrics",
     "sample": "draw images or points from a model",
-    "density": "log-probabilities of points or images under a flow, or a map of its density",
-    "rollout": "play a policy: its returns, and a film of it",
-    "figure": "draw how a model samples: steps, guidance, denoising, interpolation, inversion, completion",
+    "density": "log-probabilities of points or images under a model, or a map of a density",
+    "rollout": "play a policy or a team: its returns, and a film of it",
+    "figure": "draw a picture that explains a model or a method",
     "evaluate": "measure the metrics of a model's card again",
     "download": "fetch a model from the Hub, or copy a shipped one, and verify it",
     "publish": "send a model folder to the Hugging Face Hub",
@@ -32,7 +32,7 @@ WITH_MODEL_OPTIONS = ("sample", "density")  # the model that is named brings opt
 
 HELP = """usage: {program} VERB ...
 
-Generative models, trained with PyTorch Lightning, ready to sample.
+Generative models and reinforcement learning, trained with PyTorch Lightning, ready to use.
 
 train, with a config (configs/*.yaml, or the name of a shipped model):
 {training}
@@ -43,7 +43,7 @@ use a model (a shipped name, hf://owner/repo[@revision], or a model folder):
 `{program} VERB --help` explains a verb. Start with:
 
   {program} demo
-  {program} sample ddpm-digits --num-samples 64 --seed 0 --output digits.png
+  {program} sample cfg-mnist5k --labels 7 --seed 0 --output sevens.png
   {program} fit --config ddpm-digits --trainer.default_root_dir runs/mine
 """
 

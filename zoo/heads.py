@@ -1,8 +1,8 @@
 """Conditional distributions of a grey level k = 0 ... L - 1, given what a network outputs for it.
 
 A head says how many numbers it takes for an entry (`num_parameters`), and turns these into log-probabilities in nats:
-`log_prob` of given levels, `log_probs` of all levels. `draw` samples from the latter. They sum to one over the levels,
-at any parameters, and their gradients are finite.
+`log_prob` of given levels, `log_probs` of all levels. They sum to one over the levels, at any parameters, and their
+gradients are finite. `sample` draws a level.
 """
 
 import math
@@ -77,11 +77,8 @@ class LogisticMixture:
         self.levels, self.num_parameters = levels, 3 * components
 
     def log_prob(self, parameters: Tensor, index: Tensor) -> Tensor:
-        logits, mean, log_scale = parameters.chunk(3, dim=-1)
-        bins = (self.levels - 1) / 2  # to a unit of x: in bins a nearby level minus the mean is exact
-        index = index[..., None].to(mean)
-        precision = (-log_scale.clamp(-math.log(2 * bins) - 2, 7)).exp() / bins
-        distance = index - (mean + 1) * bins
+        logits, distance, precision = self._about(parameters, index)
+        index = index[..., None]
         lowest, highest = index == 0, index == self.levels - 1
         below_top = F.logsigmoid((distance + 0.5) * precision).masked_fill(highest, 0)
         above_bottom = F.logsigmoid((0.5 - distance) * precision).masked_fill(lowest, 0)
@@ -91,6 +88,25 @@ class LogisticMixture:
     def log_probs(self, parameters: Tensor) -> Tensor:
         index = torch.arange(self.levels, device=parameters.device)
         return self.log_prob(parameters[..., None, :], index.expand(*parameters.shape[:-1], -1))
+
+    def quantile(self, parameters: Tensor, uniform: Tensor) -> Tensor:
+        """The lowest level at which the distribution function reaches u: (..., P) and (...) -> (...), by bisection."""
+        low = torch.zeros_like(uniform, dtype=torch.long)
+        high = torch.full_like(low, self.levels - 1)
+        for _ in range((self.levels - 1).bit_length()):
+            middle = (low + high) // 2
+            logits, distance, precision = self._about(parameters, middle)
+            reached = (logits.softmax(-1) * ((distance + 0.5) * precision).sigmoid()).sum(-1) >= uniform
+            reached |= low == high  # found already
+            low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
+        return low
+
+    def _about(self, parameters: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The logits of the components, k - mu and 1 / s, both in bins."""
+        logits, mean, log_scale = parameters.chunk(3, dim=-1)
+        bins = (self.levels - 1) / 2  # to a unit of x: in bins a nearby level minus the mean is exact
+        precision = (-log_scale.clamp(-math.log(2 * bins) - 2, 7)).exp() / bins
+        return logits, index[..., None].to(mean) - (mean + 1) * bins, precision
 
 
 def head(name: str, levels: int, components: int = 5) -> Head:
@@ -112,6 +128,13 @@ def head(name: str, levels: int, components: int = 5) -> Head:
             f"head 'bernoulli' is for 2 grey levels, and the data has {levels}: use categorical or logistic"
         )
     return Bernoulli()
+
+
+def sample(head: Head, parameters: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+    """The level k ~ P(k)^(1/T) / Z that belongs to a uniform number: (..., P) and u (...) -> (...)."""
+    if isinstance(head, LogisticMixture) and temperature == 1:
+        return head.quantile(parameters, uniform)  # without the probabilities of all levels
+    return draw(head.log_probs(parameters), uniform, temperature)
 
 
 def draw(log_probs: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:

@@ -51,12 +51,15 @@ class ValueDecomposition(L.LightningModule):
     Args:
         team_spaces, total_env_steps: filled in from the data.
         method: "independent", "vdn", "qmix", "qatten", "qplex", "qtran", "cw-qmix", "ow-qmix", "resq" or "resz".
-        hidden, recurrent, shared, last_action, agent_id: of the agents, as `zoo.teams.agents.Agents`.
+        hidden, recurrent, shared, last_action, agent_id, horizon: of the agents, as `zoo.teams.agents.Agents`.
         quantiles: of each return, for "resz".
         mixing: width of the mixer or of the central value; null for the method's own.
         target_period: environment steps between updates of Q'. tau: Q' <- tau Q + (1 - tau) Q' at these.
         td_lambda: lambda-returns of Q' in place of one step.
         gamma: discount.
+        bootstrap_truncated: whether an episode that is cut by its time limit bootstraps from the value of what would
+            follow. It should where the limit is no part of the task. Where all episodes are cut, no state after the
+            limit is ever learned from, and its value, an extrapolation, may grow without bound.
         learning_rate: of Adam. max_norm: to which a longer gradient is shortened.
         epsilon: probability of a random action of each agent, after it has fallen linearly from 1 over
             `epsilon_env_steps`.
@@ -79,12 +82,14 @@ class ValueDecomposition(L.LightningModule):
         shared: bool = True,
         last_action: bool = True,
         agent_id: bool = True,
+        horizon: int = 0,
         quantiles: int = 1,
         mixing: int | None = None,
         target_period: int = 1,
         tau: float = 0.01,
         td_lambda: float = 0.0,
         gamma: float = 0.99,
+        bootstrap_truncated: bool = True,
         learning_rate: float = 5e-4,
         max_norm: float = 10.0,
         epsilon: float = 0.05,
@@ -101,6 +106,8 @@ class ValueDecomposition(L.LightningModule):
         for name in ("epsilon", "td_lambda"):
             if not 0 <= self.hparams[name] <= 1:
                 raise UserError(f"model.{name} must be between 0 and 1, got {self.hparams[name]}")
+        if horizon < 0:
+            raise UserError(f"model.horizon must be at least 0, got {horizon}")
         if (quantiles > 1) != (method == "resz"):
             raise UserError(f"model.quantiles must be above 1 for resz and 1 for all others, got {quantiles}")
         _check_spaces(team_spaces, shared)
@@ -113,7 +120,7 @@ class ValueDecomposition(L.LightningModule):
 
     def configure_optimizers(self) -> list[Optimizer]:
         network = Learned(self.model, self.mixer)
-        options = {name: self.hparams[name] for name in ("gamma", "td_lambda")}
+        options = {name: self.hparams[name] for name in ("gamma", "td_lambda", "bootstrap_truncated")}
         self.loss = partial(team_loss, network=network, target=self.target, **options)
         self.learner = learner(self, network, self.hparams["learning_rate"], self.hparams["max_norm"])
         self.flat_target = FlatParameters(self.target)  # not its vector: a registered one would enter state_dict

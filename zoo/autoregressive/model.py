@@ -14,7 +14,7 @@ from zoo.autoregressive.transformer import Transformer
 from zoo.autoregressive.wavenet import WaveNet
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
-from zoo.heads import draw, head
+from zoo.heads import head, sample
 from zoo.random import normal, per_row
 
 NETWORKS = ("fvsbn", "made", "nade", "pixelcnn", "transformer", "wavenet")
@@ -178,7 +178,7 @@ class Autoregressive(nn.Module):
             for i, d in enumerate(places):
                 parameters = step(i, mine)
                 if i >= known:
-                    index = draw(self.head.log_probs(_full(parameters)), uniform[rows, d], temperature)
+                    index = sample(self.head, _full(parameters), uniform[rows, d], temperature)
                     mine[:, d] = self._values(index).to(mine)
             x[rows] = mine
         return self._raster(x)

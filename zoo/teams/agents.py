@@ -19,6 +19,8 @@ class Agents(nn.Module):
         shared: whether all agents have one network.
         last_action, agent_id: whether the one-hot last action and number of an agent are part of its input.
         quantiles: M, of the return of each action, for distributional methods.
+        horizon: steps of an episode, of which the share that is over is part of the input; 0 leaves it out. An agent
+            that must act before a time limit has to know the time (Pardo et al. 2018, arXiv:1712.00378, section 2).
 
     Raises:
         ValueError: if a size is not positive, or a GRU has no width.
@@ -38,31 +40,37 @@ class Agents(nn.Module):
         last_action: bool = True,
         agent_id: bool = True,
         quantiles: int = 1,
+        horizon: int = 0,
     ) -> None:
         super().__init__()
+        if horizon < 0:
+            raise ValueError(f"horizon must be at least 0, got {horizon}")
         if min(num_agents, observation_size, num_actions, quantiles, *hidden) < 1:
             raise ValueError(f"num_agents, observation_size, num_actions, quantiles and hidden must be positive, got "
                              f"{(num_agents, observation_size, num_actions, quantiles, hidden)}")  # fmt: skip
         if recurrent and not hidden:
             raise ValueError("recurrent agents need a hidden width, got hidden ()")
         self.num_agents, self.num_actions, self.quantiles = num_agents, num_actions, quantiles
-        self.last_action, self.agent_id, self.shared = last_action, agent_id, shared
-        inputs = observation_size + num_actions * last_action + num_agents * agent_id
+        self.last_action, self.agent_id, self.shared, self.horizon = last_action, agent_id, shared, horizon
+        inputs = observation_size + num_actions * last_action + num_agents * agent_id + (horizon > 0)
         sizes = inputs, hidden, recurrent, num_actions * quantiles
         self.networks = nn.ModuleList(_Network(*sizes) for _ in range(1 if shared else num_agents))
         self.memory_size = hidden[-1] if recurrent else 0
 
-    def forward(self, observations: Tensor, last: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, observations: Tensor, last: Tensor, memory: Tensor | None = None, start: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Utilities of T steps, and the memory after them.
 
         Args:
             observations: (T, N, A, D). last: (T, N, A) int64, the actions before them; -1 where there was none.
             memory: (N, A, H) before the first step; None at the beginning of an episode.
+            start: the number of the first step in its episode.
 
         Returns:
             (T, N, A, K, M) and (N, A, H).
         """
-        inputs = self.inputs(observations, last)
+        inputs = self.inputs(observations, last, start)
         count, agents = inputs.shape[1:3]
         if memory is None:
             memory = inputs.new_zeros(count, agents, self.memory_size)
@@ -74,7 +82,7 @@ class Agents(nn.Module):
             values, memory = torch.stack([v for v, _ in each], 2), torch.stack([m for _, m in each], 1)
         return values.unflatten(-1, (self.num_actions, self.quantiles)), memory
 
-    def inputs(self, observations: Tensor, last: Tensor) -> Tensor:
+    def inputs(self, observations: Tensor, last: Tensor, start: int = 0) -> Tensor:
         """(T, N, A, D) and (T, N, A) -> (T, N, A, what an agent sees)."""
         parts = [observations]
         if self.last_action:
@@ -83,7 +91,14 @@ class Agents(nn.Module):
         if self.agent_id:
             numbers = torch.eye(self.num_agents, dtype=observations.dtype, device=observations.device)
             parts.append(numbers.expand(*observations.shape[:2], -1, -1))
+        if self.horizon:
+            parts.append(self.time(observations, start)[:, None, None].expand(*observations.shape[:3], 1))
         return torch.cat(parts, -1)
+
+    def time(self, observations: Tensor, start: int = 0) -> Tensor:
+        """The share of the episode that is over at each of T steps, (T, 1)."""
+        steps = start + torch.arange(len(observations), dtype=observations.dtype, device=observations.device)
+        return (steps / self.horizon).clamp(max=1)[:, None]
 
 
 class _Network(nn.Module):

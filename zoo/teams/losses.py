@@ -48,7 +48,8 @@ def make_mixer(method: str, team: Team, **options: Any) -> nn.Module:
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    sizes = Sizes(*team.shape, team.agents.num_actions, team.state_size, team.agents.quantiles)
+    state = team.state_size + (team.agents.horizon > 0)
+    sizes = Sizes(*team.shape, team.agents.num_actions, state, team.agents.quantiles)
     mixer: nn.Module = METHODS[method](sizes, **options)
     return mixer
 
@@ -57,6 +58,14 @@ def values_of(team: Team, episodes: TeamEpisodes) -> Tensor:
     """The utilities of every step and of the last observation, (T + 1, N, A, K, M), in one call."""
     none = torch.full_like(episodes.actions[:1], -1)
     return team.agents(episodes.observations, torch.cat([none, episodes.actions]))[0]
+
+
+def states_of(team: Team, episodes: TeamEpisodes) -> Tensor:
+    """What a mixer sees of every step and of the last state, (T + 1, N, S), with the time where the agents know it."""
+    states = episodes.states
+    if not team.agents.horizon:
+        return states
+    return torch.cat([states, team.agents.time(states)[:, None].expand(*states.shape[:2], 1)], -1)
 
 
 def utilities_of(values: Tensor, actions: Tensor, best: Tensor, states: Tensor, observations: Tensor) -> Utilities:
@@ -83,15 +92,16 @@ def td_targets(target: Learned, choice: Tensor, episodes: TeamEpisodes, gamma: f
         equation 4; Rashid et al. 2018, arXiv:1803.11485, equation 6.
     """
     values = values_of(target.team, episodes)[1:]
-    following = utilities_of(values, choice[1:], choice[1:], episodes.states[1:], episodes.observations[1:])
+    following = utilities_of(
+        values, choice[1:], choice[1:], states_of(target.team, episodes)[1:], episodes.observations[1:]
+    )
     bootstrap = target.mixer(following)
     steps = (episodes.rewards, episodes.terminated, episodes.valid)
     rewards, terminated, valid = ((part[..., None] if bootstrap.ndim > 2 else part) for part in steps)
     if td_lambda == 0:
         return rewards + gamma * bootstrap * ~terminated
-    last = torch.cat([~valid[1:], torch.ones_like(valid[:1])])  # of its episode, which ended somehow
     shape = bootstrap.shape
-    ends = (terminated | last).expand(shape)
+    ends = (terminated | last_steps(valid)).expand(shape)
     return lambda_returns(rewards.expand(shape), bootstrap, terminated.expand(shape), ends, gamma, td_lambda)
 
 
@@ -103,16 +113,25 @@ def team_loss(
     target: Learned,
     gamma: float,
     td_lambda: float = 0.0,
+    bootstrap_truncated: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """sum_t valid_t L_t / sum_t valid_t, L_t the sum of the losses of the mixer at step t.
 
     Args:
         parameters: of the network, by name.
+        bootstrap_truncated: whether what would follow a truncated episode has a value; otherwise it counts for 0.
 
     Returns:
         the loss, and its statistics: loss, each of the mixer's losses, and value, the mean of the targets.
     """
+    if not bootstrap_truncated:
+        episodes = episodes._replace(terminated=episodes.terminated | last_steps(episodes.valid))
     return functional_call(network, parameters, (_loss, episodes, target, gamma, td_lambda))
+
+
+def last_steps(valid: Tensor) -> Tensor:
+    """Whether a step (T, N) is the last of its episode, or of the rows."""
+    return torch.cat([~valid[1:], torch.ones_like(valid[:1])])
 
 
 def _loss(
@@ -135,10 +154,9 @@ def errors_of(
 ) -> dict[str, Tensor]:
     """The losses of the mixer at every step, (T, N) each, from `values_of` and their greedy actions (T + 1, N, A)."""
     mixer: Any = network.mixer
-    found: dict[str, Tensor] = mixer.losses(
-        utilities_of(values[:-1], episodes.actions, choice[:-1], episodes.states[:-1], episodes.observations[:-1]),
-        targets,
-    )
+    states = states_of(network.team, episodes)[:-1]
+    now = utilities_of(values[:-1], episodes.actions, choice[:-1], states, episodes.observations[:-1])
+    found: dict[str, Tensor] = mixer.losses(now, targets)
     return found
 
 

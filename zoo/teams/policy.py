@@ -16,7 +16,7 @@ class Team(nn.Module):
 
     Args:
         observation_sizes, num_actions, state_size: as `TeamSpaces`; the state is no input of the policy.
-        hidden, recurrent, shared, last_action, agent_id, quantiles: as `Agents`.
+        hidden, recurrent, shared, last_action, agent_id, quantiles, horizon: as `Agents`.
         epsilon: probability of a random action of each agent, when it explores.
 
     Raises:
@@ -37,6 +37,7 @@ class Team(nn.Module):
         last_action: bool = True,
         agent_id: bool = True,
         quantiles: int = 1,
+        horizon: int = 0,
         epsilon: float = 0.05,
     ) -> None:
         super().__init__()
@@ -51,8 +52,9 @@ class Team(nn.Module):
         self.state_size, self.epsilon = state_size, epsilon
         most = max(num_actions)
         self.agents = Agents(
-            len(num_actions), max(observation_sizes), most, hidden, recurrent, shared, last_action, agent_id, quantiles
-        )
+            len(num_actions), max(observation_sizes), most, hidden, recurrent, shared, last_action, agent_id, quantiles,
+            horizon,
+        )  # fmt: skip
         own = torch.arange(most) < torch.tensor(num_actions)[:, None]
         self.register_buffer("own", own, persistent=False)  # (A, K), what an agent can ever do
         self.reset(0)
@@ -87,7 +89,7 @@ class Team(nn.Module):
 
     def reset(self, n: int) -> None:
         """Begins n episodes: the agents forget what they saw and did."""
-        self._count = n
+        self._count, self._steps = n, 0
         self._memory: Tensor | None = None
         self._last: Tensor | None = None
 
@@ -119,13 +121,13 @@ class Team(nn.Module):
         if len(batch) != self._count or self._last is None:
             self.reset(len(batch))
             self._last = torch.full(batch.shape[:2], -1, device=batch.device)
-        values, self._memory = self.agents(batch[None], self._last[None], self._memory)
+        values, self._memory = self.agents(batch[None], self._last[None], self._memory, self._steps)
         allowed = self.own.expand(len(batch), -1, -1) if available is None else available
         actions = greedy(values[0].mean(-1), allowed)
         if explore:
             draws = torch.rand((2, *actions.shape), generator=generator).to(actions.device)
             actions = torch.where(draws[0] < self.epsilon, draw(allowed, draws[1]), actions)
-        self._last = actions
+        self._last, self._steps = actions, self._steps + 1
         return actions if given.ndim == 3 else actions[0]
 
     def predict(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
-from zoo.heads import draw
 from zoo.heads import head as make_head
+from zoo.heads import sample
 from zoo.random import normal, per_row
 
 
@@ -175,11 +175,12 @@ class VAE(nn.Module):
             raise UserError(f"noise must have the shape {(n, self.latents)}, got {tuple(noise.shape)}")
         weights, source = next(self.parameters()), per_row(generator)
         z = normal((n, self.latents), source, weights.device) if noise is None else noise
-        log_probs = self.head.log_probs(self.decode(temperature * z.to(weights)))
+        parameters = self.decode(temperature * z.to(weights))
         if expected:
+            log_probs = self.head.log_probs(parameters)
             return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
         uniform = torch.special.ndtr(normal((n, *self.shape), source, weights.device))
-        return self._image(draw(log_probs, uniform))
+        return self._image(sample(self.head, parameters, uniform))
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (B,): a sum over the entries of x."""

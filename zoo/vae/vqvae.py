@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from zoo.autoregressive.model import Autoregressive
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
-from zoo.heads import draw
 from zoo.heads import head as make_head
+from zoo.heads import sample
 from zoo.random import normal, per_row
 from zoo.vae.codebook import Codebook
 
@@ -196,11 +196,12 @@ class VQVAE(nn.Module):
         if n < 1:
             raise UserError(f"n must be at least 1, got {n!r}")
         source, device = per_row(generator), self.background.device
-        log_probs = self.head.log_probs(self.decode(self.codebook(self._codes(n, labels, generator, temperature))))
+        parameters = self.decode(self.codebook(self._codes(n, labels, generator, temperature)))
         if expected:
+            log_probs = self.head.log_probs(parameters)
             return self._values(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
         uniform = torch.special.ndtr(normal((n, *self.shape), source, device))
-        return self._values(draw(log_probs, uniform)).to(log_probs)
+        return self._values(sample(self.head, parameters, uniform)).to(parameters)
 
     def _codes(self, n: int, labels: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
         """Codes (n, h, w) from the prior."""

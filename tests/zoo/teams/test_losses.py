@@ -6,7 +6,7 @@ from torch import nn
 
 from zoo.rl.off_policy.dqn import dqn_loss
 from zoo.rl.off_policy.q_network import QNetwork
-from zoo.teams.losses import METHODS, Learned, make_mixer, td_targets, team_loss, values_of
+from zoo.teams.losses import METHODS, Learned, make_mixer, states_of, td_targets, team_loss, values_of
 from zoo.teams.policy import Team, greedy
 from zoo.teams.types import TeamEpisodes
 
@@ -75,6 +75,11 @@ def test_truncation_is_no_termination(method):
     )
     assert ended.terminated.sum() > given.terminated.sum()
     assert loss_of(method, given)[0] != loss_of(method, ended)[0]
+    network, target = learned(method), learned(method, 1)
+    options = {"network": network, "target": target, "gamma": 0.9, "bootstrap_truncated": False}
+    torch.testing.assert_close(
+        team_loss(dict(network.named_parameters()), given, **options)[0], loss_of(method, ended)[0]
+    )
 
 
 def test_targets_of_two_steps_by_hand():
@@ -84,7 +89,7 @@ def test_targets_of_two_steps_by_hand():
     class Table(nn.Module):
         """Utilities that are read from the observation: q_i(o, u) = scale o (1 if u else -1) + i."""
 
-        num_actions, quantiles = 2, 1
+        num_actions, quantiles, horizon = 2, 1, 0
 
         def __init__(self, scale):
             super().__init__()
@@ -190,10 +195,10 @@ def test_shared_agents_may_be_numbered_in_any_order(method):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("recurrent", [True, False])
-def test_a_whole_sequence_is_its_steps_one_by_one(shared, recurrent):
+@pytest.mark.parametrize(("recurrent", "horizon"), [(True, 0), (False, 0), (False, 3)])
+def test_a_whole_sequence_is_its_steps_one_by_one(shared, recurrent, horizon):
     torch.manual_seed(0)
-    team = Team(**SPACES, hidden=(8, 8), shared=shared, recurrent=recurrent)
+    team = Team(**SPACES, hidden=(8, 8), shared=shared, recurrent=recurrent, horizon=horizon)
     given = episodes()
     with torch.no_grad():
         whole = values_of(team, given)
@@ -205,6 +210,18 @@ def test_a_whole_sequence_is_its_steps_one_by_one(shared, recurrent):
     assert (whole[..., 0].std() > 0).all()
     team.reset(N)  # forgets: the first step again
     assert torch.equal(team.act(given.observations[0]), greedy(whole[0].mean(-1), given.available[0]))
+
+
+def test_agents_and_mixer_know_the_time_that_is_over():
+    network, given = learned("qmix", horizon=3), episodes()
+    assert network.team.agents.inputs(given.observations, given.actions[:1].expand(T + 1, -1, -1))[
+        :, 0, 0, -1
+    ].tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
+    assert states_of(network.team, given)[..., -1].unique(dim=1)[:, 0].tolist() == pytest.approx(
+        [0, 1 / 3, 2 / 3, 1, 1]
+    )
+    assert states_of(learned("qmix").team, given) is given.states
+    assert loss_of("qmix", given, horizon=3)[0].isfinite()
 
 
 def test_agents_take_only_actions_of_their_own():
