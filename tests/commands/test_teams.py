@@ -120,7 +120,7 @@ def test_heat_maps_of_a_game(game, spread, command, tmp_path, monkeypatch, refus
     assert "has no figure 'values'" in refused("figure", "values", game)
 
 
-def test_what_is_refused(game, refused, tmp_path):
+def test_what_is_refused(game, refused, command, tmp_path):
     assert "there is no video of it" in refused("rollout", game, "--video", tmp_path / "a.gif")
     assert "has observation_sizes (1, 1), but matrix/two-step" in refused(
         "rollout", game, "--environment", "matrix/two-step"
@@ -130,6 +130,6 @@ def test_what_is_refused(game, refused, tmp_path):
     assert "must be one of independent" in refused(
         *words(tmp_path / "run", data__environment="matrix/qtran", model__method="mix")
     )
-    assert "use 32-true" in refused(
-        *words(tmp_path / "run", data__environment="matrix/qtran", trainer__precision="bf16-mixed")
-    )
+    answer = command(*words(tmp_path / "run", data__environment="matrix/qtran", trainer__precision="bf16-mixed"))
+    assert answer.status == 2
+    assert answer.err.splitlines()[-1].endswith("is not known to ValueDecomposition: use 32-true")
