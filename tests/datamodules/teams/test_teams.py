@@ -222,3 +222,16 @@ def test_what_has_no_native_version():
     for options in ({"name": "counting"}, {"name": "mpe2/simple_spread_v3", "arguments": {"N": 4}}):
         with pytest.raises(UserError, match="has no native version"):
             make_native(count=2, **options)
+
+
+def test_foraging():
+    pytest.importorskip("lbforaging")
+    envs = make_team("Foraging-8x8-2p-2f-coop-v3", 2)
+    assert envs.spaces == {"observation_sizes": (12, 12), "num_actions": (6, 6), "state_size": 24}
+    assert envs.limit == 50
+    played = play(envs, team_for(envs, epsilon=1.0), [0, 1], explore=True)
+    assert played.lengths.tolist() == [50, 50]
+    assert not played.episodes.terminated.any(), "cut by the limit"
+    again = play(envs, team_for(envs), [0, 1])
+    assert torch.equal(again.episodes.observations[0], played.episodes.observations[0])
+    envs.close()
