@@ -93,8 +93,8 @@ class VDN(nn.Module):
 class QMIX(nn.Module):
     """Q_tot = |W_2(s)| elu(|W_1(s)| q + b_1(s)) + b_2(s), monotone in every utility: dQ_tot / dQ_i >= 0.
 
-    W_1, W_2 and b_2 are networks of the state with one hidden layer, b_1 a linear one. That of b_2, which is the value of
-    a state, is four times as wide as in the paper: what it gets wrong is noise in the targets of every action.
+    W_1, W_2 and b_2 are networks of the state with one hidden layer, b_1 a linear one. That of b_2, the value of a
+    state, is four times as wide as in the paper: what it gets wrong is noise in the targets of every action.
 
     Args:
         width: of the mixing layer.
