@@ -28,7 +28,7 @@ Numbers = list[dict[str, Any]]
 
 
 def steps(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
-    """Each sampler at each number of steps: its FID over that of training images, of classes as the test images have."""
+    """Each sampler at each number of steps: its FID over that of training images, classes as in the test images."""
     judge = Judge(data_for(model, args.described), by_label=bool(model.labels))
     labels = judge.labels if model.labels else None
     learned: dict[str, Any] = {"guidance_scale": 1.0} if has_null_label(model) else {}  # classes as they were learned
