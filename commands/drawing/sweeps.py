@@ -28,10 +28,10 @@ Numbers = list[dict[str, Any]]
 
 
 def steps(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
-    """Each sampler at each number of steps: its FID over that of training images."""
-    by_label = bool(model.labels) and not has_null_label(model)
-    judge = Judge(data_for(model, args.described), by_label=by_label)
-    labels = judge.labels if by_label else None
+    """Each sampler at each number of steps: its FID over that of training images, classes as in the test images."""
+    judge = Judge(data_for(model, args.described), by_label=bool(model.labels))
+    labels = judge.labels if model.labels else None
+    learned: dict[str, Any] = {"guidance_scale": 1.0} if has_null_label(model) else {}  # classes as they were learned
     most = (100, 1000) if len(judge.test[0].flatten()) <= SMALL else (20, 50)  # steps of the fast, of the slow
     numbers: Numbers = []
     for sampler, spacing in LINES.items():
@@ -41,7 +41,7 @@ def steps(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
             found = []
             for draw in range(args.draws):
                 say(f"{sampler}, {count} steps: draw {draw + 1} of {args.draws}")
-                options: dict[str, Any] = {"sampler": sampler, "steps": count, "spacing": spacing}
+                options: dict[str, Any] = {"sampler": sampler, "steps": count, "spacing": spacing} | learned
                 found.append(judge(draw_samples(model, len(judge.test), args.seed + draw, labels, **options)).fid)
             ratio = Measurement.of(found, "", 1 / judge.base)
             cost = 2 * count - 1 if sampler == "heun" else count
@@ -56,9 +56,12 @@ def steps(model: "ImageDiffusion", args: argparse.Namespace) -> Numbers:
             axes.errorbar(cost, height, yerr=errors, label=sampler, marker="o", markersize=4, capsize=2)
         axes.axhline(1, color="0.6", linewidth=1, linestyle=":")
         axes.set(xscale="log", yscale="log", xlabel="network evaluations a sample", ylabel="FID over training images'")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}")
         axes.figure.legend(frameon=False, loc="outside lower center", ncols=5)
 
-    _plot(args.output, plot, f"{args.model}: {len(judge.test)} samples, {args.draws} draws")
+    _plot(args.output, plot, f"{args.model}: {len(judge.test)} samples, {args.draws} draw{'s' * (args.draws > 1)}")
     return numbers
 
 
