@@ -103,6 +103,7 @@ def _game(name: str, count: int, arguments: Arguments | None, render: bool) -> T
 
 def _single(name: str, arguments: Arguments, render: bool) -> Single:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pictures, without a window
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # a greeting on standard output, where answers go
     options: dict[str, Any] = {**arguments, **({"render_mode": "rgb_array"} if render else {})}
     try:
         if name in PARALLEL:

@@ -171,7 +171,8 @@ class TeamRounds:
                 self.env_steps += int(played.lengths.sum())
             rows = loader.buffer.sample(data.updates_per_round * data.batch_size)
             yield [loader.unpack(part) for part in rows.split(data.batch_size)]
-            if loader.module.env_steps + loader.world_size * self.env_steps >= data.total_env_steps:
+            # several processes, whose episodes differ in length, stop together: after a whole batch
+            if loader.world_size == 1 and loader.module.env_steps + self.env_steps >= data.total_env_steps:
                 return
 
 

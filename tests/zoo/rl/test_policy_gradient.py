@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from zoo.rl.flat import FlatParameters, FlatRMSprop
+from zoo.rl.on_policy.losses import clipped_surrogate
 from zoo.rl.on_policy.policy_gradient import Estimator, estimate, gradient_rows, policy_gradient_loss
 from zoo.rl.on_policy.ppo import ppo_loss, rows_of
 from zoo.rl.policies import ActorCritic
@@ -198,3 +199,23 @@ def test_rmsprop(inside):
         square = 0.99 * square + 0.01 * gradient**2
         by_hand -= 0.01 * gradient / (square + 0.1).sqrt()
     torch.testing.assert_close(vector.detach(), by_hand if inside else other.detach(), rtol=1e-12, atol=0)
+
+
+def test_the_importance_sampled_gradient_is_exact_in_the_action_and_not_in_the_state():
+    """E_mu[r grad log pi A] = grad E_pi[A] for the old advantages and visits; J itself also changes through visits."""
+    torch.manual_seed(0)
+    old, new = LOGITS, (LOGITS + 0.3 * torch.randn(3, 2, dtype=torch.float64)).requires_grad_()
+    visits, q = MDP.visitation(POLICY, GAMMA), MDP.action_values(POLICY, GAMMA)
+    advantages = q - VALUES[:, None]
+    weights = visits[:, None] * old.softmax(1)  # of the rows that the old policy visits
+    ratio = new.log_softmax(1) - old.log_softmax(1)
+    loss = (weights * clipped_surrogate(ratio, advantages, torch.tensor(torch.inf))).sum()
+    (sampled,) = torch.autograd.grad(-loss, new)
+    expected = visits[:, None] * new.detach().softmax(1) * advantages
+    expected = expected - new.detach().softmax(1) * expected.sum(1, keepdim=True)
+    torch.testing.assert_close(sampled, expected)
+    exact = exact_gradient(MDP, new.detach(), GAMMA)
+    assert (sampled - exact).norm() > 0.1 * exact.norm(), "away from the old policy"
+    at_old = exact_gradient(MDP, old, GAMMA)
+    scores = weights * advantages
+    torch.testing.assert_close(scores - old.softmax(1) * scores.sum(1, keepdim=True), at_old, rtol=0, atol=1e-12)

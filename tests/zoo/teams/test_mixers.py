@@ -8,7 +8,7 @@ from torch import nn
 
 from zoo.teams.central import ResQ, WeightedQMIX, is_greedy, masked_residual, quantile_huber
 from zoo.teams.losses import METHODS
-from zoo.teams.mixers import QPLEX, VDN, Qatten, Sizes, Utilities
+from zoo.teams.mixers import QMIX, QPLEX, VDN, Qatten, Sizes, Utilities
 from zoo.teams.payoffs import PAYOFFS, TWO_STEP, additive_fit, payoff
 
 A, D, K, S = 3, 4, 5, 6
@@ -56,6 +56,14 @@ def test_q_tot_rises_with_every_utility(method):
     (gradient,) = torch.autograd.grad(total.sum(), chosen)
     assert (gradient >= 0).all()
     assert (gradient > 0).any()
+
+
+def test_qmix_begins_near_a_sum():
+    utilities = every_joint_action()
+    chosen = (0.1 * utilities.chosen).requires_grad_()
+    total = QMIX(SIZES).double().total(utilities._replace(chosen=chosen))
+    (gradient,) = torch.autograd.grad(total.sum(), chosen)
+    assert 0.5 < gradient.mean() < 2
 
 
 def test_qplex_adds_the_values_and_weighted_advantages_of_its_equation():
