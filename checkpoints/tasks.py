@@ -32,7 +32,7 @@ TASKS = {
     "points": Task("a model of points", "other", ("sample", "density", "figure", "evaluate"), ("density",)),
     "classifier": Task("a classifier", "image-classification", ("evaluate",), ("accuracy", "guiding")),
     "policy": Task("a policy", "reinforcement-learning", ("rollout", "figure", "evaluate"), ("returns", "exact")),
-    "team": Task("a team", "reinforcement-learning", ("rollout", "figure", "evaluate"), ("team",)),
+    "team": Task("a team", "reinforcement-learning", ("rollout", "evaluate"), ("team",)),
 }
 
 

@@ -8,8 +8,8 @@ traversal      what each latent of a VAE does to an image, and how many nats it 
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
 completion     real images, their upper halves, and samples that keep these; of a diffusion model also colours for greys
 flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
-payoff         of a matrix game: the payoff, and Q_tot of each method of value decomposition, trained anew (a minute)
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
+payoff           takes no MODEL: what methods of value decomposition make of a matrix game that defeats two of them
 policy-gradient  takes no MODEL: bias and variance of estimators of the policy gradient on a process where it is known
 value-learning   takes no MODEL: what double estimators, prioritised replay and potentials are for
 
@@ -85,6 +85,10 @@ def _draw_without_model(args: argparse.Namespace) -> Numbers:
         from commands.drawing.gradients import write_gradients
 
         return write_gradients(args.output, args.draws, args.seed)
+    if args.kind == "payoff":
+        from commands.drawing.payoffs import write_payoffs
+
+        return write_payoffs(args.output, args.draws, args.seed)
     from commands.drawing.lessons import write_lessons
 
     return write_lessons(args.output, args.draws, args.seed)
@@ -100,10 +104,6 @@ def _draw(args: argparse.Namespace, model: Any) -> Numbers:
         from commands.drawing.values import write_values
 
         return write_values(args.output, model, args.described)
-    if args.kind == "payoff":
-        from commands.drawing.payoffs import write_payoffs
-
-        return write_payoffs(args.output, args.described, args.seed)
     if args.kind in ("steps", "guidance"):
         from commands.drawing import sweeps
 
@@ -128,7 +128,7 @@ def _keeps_rows(model: Any) -> bool:
     return _takes(model, "prefix") and model.orders == 1
 
 
-WITHOUT_MODEL = ("policy-gradient", "value-learning")
+WITHOUT_MODEL = ("payoff", "policy-gradient", "value-learning")
 # kind -> whether a model can be drawn so
 KINDS: dict[str, Callable[[Any], bool]] = {
     "steps": lambda model: _draws_images(model) and _takes(model, "sampler", "steps"),
@@ -142,6 +142,5 @@ KINDS: dict[str, Callable[[Any], bool]] = {
         (hasattr(model, "path") and model.shape == (2,))
         or (_draws_images(model) and (_takes(model, "temperature") or _takes(model, "steps", "on_step")))
     ),
-    "payoff": lambda model: hasattr(model, "num_agents"),
     "values": lambda model: hasattr(model, "state_values"),
 }

@@ -22,7 +22,7 @@ from commands.options import KNOWN, number, whole
 from zoo.errors import UserError
 
 METHODS = {"sample": "sample", "density": "log_likelihood", "rollout": "act"}  # verb -> the method that it needs
-NEEDS = {verb: (method,) for verb, method in METHODS.items()} | {"figure": ("sample", "state_values", "num_agents")}
+NEEDS = {verb: (method,) for verb, method in METHODS.items()} | {"figure": ("sample", "state_values")}
 # parameters that a verb fills in, from its own options or from config.json
 FILLED = ("self", "labels", "generator", "levels")
 READERS: dict[Any, Callable[[str], Any]] = {int: whole, float: number, str: str}

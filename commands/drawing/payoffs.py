@@ -5,10 +5,8 @@ from typing import Any
 
 import torch
 
-from checkpoints.catalogue import Description
 from checkpoints.whole import written_whole
 from commands.measures.common import say
-from zoo.errors import UserError
 
 METHODS = {
     "vdn": "VDN",
@@ -19,35 +17,34 @@ METHODS = {
     "qplex": "QPLEX",
     "resq": "ResQ",
 }
-UPDATES, COLUMNS = 5_000, 4
+GAME, UPDATES, COLUMNS = "qtran", 4_000, 4
 
 
-def write_payoffs(path: Path, described: Description, seed: int) -> list[dict[str, Any]]:
-    """Trains each method anew on the game of a model, from a seed, and draws a heat map for each.
+def write_payoffs(path: Path, seeds: int, first: int) -> list[dict[str, Any]]:
+    """Trains each method on QTRAN's game, with tables for utilities, and draws a heat map of Q_tot for each.
+
+    Args:
+        seeds: how many, of which the first is drawn. first: the first of them.
 
     Returns:
-        The game, and of each method the joint action that its agents find, and its payoff.
-
-    Raises:
-        UserError: if the model's environment is no matrix game of one step.
+        Of each method, the payoff of the greedy joint action of each seed, and the optimum.
     """
-    from zoo.teams.payoffs import PAYOFFS, payoff
+    from zoo.teams.payoffs import payoff
     from zoo.teams.tabular import fit_tables
 
-    name = str(described.data.get("arguments", {}).get("environment"))
-    game = name.removeprefix("matrix/")
-    if game == name or game not in PAYOFFS:
-        raise UserError(f"figure payoff draws matrix games of one step, but {described.folder.name!r} plays {name}")
-    table = payoff(game)
-    panels, numbers = [(f"payoff of {game}", table, None)], []
+    table = payoff(GAME)
+    optimum = table.max().item()
+    panels: list[tuple[str, torch.Tensor, Any]] = [("the payoff", table, None)]
+    numbers: list[dict[str, Any]] = []
     for method, label in METHODS.items():
         say(f"{label}: {UPDATES:,} updates")
-        fit = fit_tables(method, table[None], [seed], UPDATES)
-        found, actions = fit.payoffs.item(), fit.actions[0].tolist()
-        panels.append((f"{label}: finds {found:g}", fit.total[0], actions))  # type: ignore[arg-type]
-        numbers.append({"method": method, "actions": actions, "payoff": found, "optimum": table.max().item()})
+        fit = fit_tables(method, table.repeat(seeds, 1, 1), range(first, first + seeds), UPDATES)
+        found = fit.payoffs.tolist()
+        title = f"{label}: {found.count(optimum)} of {seeds} find {optimum:g}"
+        panels.append((title, fit.total[0], fit.actions[0].tolist()))
+        numbers.append({"method": method, "payoffs": found, "optimum": optimum})
     _draw(path, panels, float(table.abs().max()))
-    return [{"game": game}, *numbers]
+    return numbers
 
 
 def _draw(path: Path, panels: list[tuple[str, torch.Tensor, Any]], largest: float) -> None:

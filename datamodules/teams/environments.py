@@ -97,7 +97,7 @@ def _game(name: str, count: int, arguments: Arguments | None, render: bool) -> T
     if arguments:
         raise UserError(f"{name} takes no arguments, got {min(arguments)!r}")
     if render:
-        raise UserError(f"{name} is a table, so there is no video of it: `figure payoff` draws it")
+        raise UserError(f"{name} is a table, so there is no video of it: docs/teams.md draws it")
     return MatrixGames(name.removeprefix("matrix/"), count)
 
 

@@ -71,6 +71,7 @@ class ValueDecomposition(L.LightningModule):
     """
 
     env_steps: Tensor
+    papers = PAPERS
 
     def __init__(
         self,

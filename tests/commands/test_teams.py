@@ -108,16 +108,14 @@ def test_a_game_has_a_card_without_a_film(game, command):
     assert not (game / CLIP).exists()
 
 
-def test_heat_maps_of_a_game(game, spread, command, tmp_path, monkeypatch, refused):
+def test_heat_maps_of_a_game(game, command, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(payoffs, "UPDATES", 2)
-    answer = json.loads(command("figure", "payoff", game, "--output", tmp_path / "a.png", "--json").out)
-    assert answer["points"][0] == {"game": "qtran"}
-    assert [point["method"] for point in answer["points"][1:]] == [*payoffs.METHODS]
-    assert {point["optimum"] for point in answer["points"][1:]} == {8}
+    answer = json.loads(command("figure", "payoff", "--draws", 2, "--output", tmp_path / "a.png", "--json").out)
+    assert [point["method"] for point in answer["points"]] == [*payoffs.METHODS]
+    assert {(len(point["payoffs"]), point["optimum"]) for point in answer["points"]} == {(2, 8)}
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > picture.height
-    assert "draws matrix games of one step" in refused("figure", "payoff", spread, "--output", tmp_path / "b.png")
-    assert "has no figure 'values'" in refused("figure", "values", game)
+    assert "is a team: use rollout or evaluate" in refused("figure", "values", game)
 
 
 def test_what_is_refused(game, refused, command, tmp_path):

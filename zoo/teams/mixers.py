@@ -111,7 +111,9 @@ class QMIX(nn.Module):
         self.first, self.second = _two_layers(sizes.state, sizes.agents * width), _two_layers(sizes.state, width)
         self.bias, self.offset = nn.Linear(sizes.state, width), _two_layers(sizes.state, 1, 4 * width)
         for network in (self.first, self.second):  # dQ_tot / dQ_i is about 1, not 0.1: agents begin to learn as in VDN
-            nn.init.constant_(network[-1].bias, width**-0.5)
+            last = network[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.constant_(last.bias, width**-0.5)
 
     def forward(self, utilities: Utilities) -> Tensor:
         s, q = utilities.states, utilities.chosen

@@ -65,10 +65,6 @@ class Team(nn.Module):
         return len(self.num_actions), max(self.observation_sizes)
 
     @property
-    def num_agents(self) -> int:
-        return len(self.num_actions)
-
-    @property
     def spaces(self) -> TeamSpaces:
         return {
             "observation_sizes": self.observation_sizes,

@@ -8,6 +8,7 @@ import torch
 
 from datamodules import TeamReplay
 from datamodules.teams import environments
+from datamodules.teams.episodes import play
 from datamodules.teams.replay import TeamLoader
 from lightning_modules import ValueDecomposition
 from lightning_modules.trainer.progress import save_run
@@ -78,6 +79,14 @@ def test_qtran_finds_what_an_additive_value_cannot(tmp_path, method, found):
     fit(net, source, tmp_path)
     actions = net.model.act(torch.ones(2, 1)).tolist()
     assert PAYOFFS["qtran"][actions[0]][actions[1]] == found
+
+
+@pytest.mark.parametrize(("method", "found"), [("vdn", 7.0), ("qmix", 8.0)])
+def test_the_two_step_game_pays_seven_by_a_sum_and_eight_by_qmix(tmp_path, method, found):
+    source = data("matrix/two-step", total_env_steps=1400, num_envs=50, updates_per_round=40, warmup_episodes=200)
+    net = module(source, method=method, hidden=(), last_action=False, learning_rate=0.02, tau=0.5, gamma=0.99)
+    fit(net, source, tmp_path)
+    assert play(source.make(1), net.model, [0], reward="shared").returns.tolist() == [found]
 
 
 class Save(L.Callback):
