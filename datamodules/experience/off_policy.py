@@ -82,12 +82,8 @@ class Replay(Experience):
     ) -> None:
         rounds = max(1, 1000 // max(update_every, 1)) if rounds_per_batch is None else rounds_per_batch
         least = {"capacity": capacity, "batch_size": batch_size, "warmup_env_steps": warmup_env_steps}
-        least |= {
-            "warmup_hold": warmup_hold,
-            "update_every": update_every,
-            "n_step": n_step,
-            "rounds_per_batch": rounds,
-        }
+        least |= {"warmup_hold": warmup_hold, "update_every": update_every}
+        least |= {"n_step": n_step, "rounds_per_batch": rounds}
         for option, value in least.items():
             if value < 1:
                 raise UserError(f"data.{option} must be at least 1, got {value}")
@@ -109,6 +105,10 @@ class Replay(Experience):
             raise UserError(
                 f"data.update_every must be a multiple of data.num_envs {num_envs}, whose environments step together, "
                 f"got {update_every}"
+            )
+        if warmup_env_steps + update_every < (first := n_step * num_envs):
+            raise UserError(
+                f"data.warmup_env_steps must be {first - update_every} for rows of data.n_step {n_step} steps, or more"
             )
         updates = update_every * replay_ratio
         if math.isfinite(updates) and math.isclose(updates, round(updates), rel_tol=1e-9):

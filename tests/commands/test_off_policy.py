@@ -13,7 +13,7 @@ from tests import runs
 TINY = {
     "--trainer.enable_progress_bar": False, "--model.compile": False, "--model.hidden": "[4]",
     "--data.total_env_steps": 60, "--data.warmup_env_steps": 20, "--data.batch_size": 4, "--data.update_every": 4,
-    "--data.num_envs": 4, "--data.replay_ratio": 1,
+    "--data.num_envs": 4, "--data.replay_ratio": 1, "--data.n_step": 2,
     "--data.validation_episodes": 1, "--trainer.limit_val_batches": 0,
 }  # fmt: skip
 

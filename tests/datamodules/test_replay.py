@@ -159,6 +159,10 @@ def test_memory_is_counted():
         ({"num_envs": 2, "update_every": 3}, "data.update_every must be a multiple of data.num_envs 2"),
         ({"capacity": 0}, "data.capacity must be at least 1, got 0"),
         ({"n_step": 0}, "data.n_step must be at least 1"),
+        (
+            {"n_step": 8, "warmup_env_steps": 6},
+            "data.warmup_env_steps must be 7 for rows of data.n_step 8 steps, or more",
+        ),
         ({"warmup_env_steps": 0}, "data.warmup_env_steps"),
         ({"warmup_hold": 0}, "data.warmup_hold"),
         ({"update_every": 0}, "data.update_every must be at least 1"),
