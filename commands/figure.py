@@ -9,7 +9,7 @@ inversion      real images, and what DDIM makes of their latents with 10 to 200 
 completion     real images, their upper halves, and samples that keep these; of a diffusion model also colours for greys
 flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
-payoff           takes no MODEL: what methods of value decomposition make of a matrix game that defeats two of them
+payoff           takes no MODEL, two minutes: what methods of value decomposition make of a game that defeats some
 policy-gradient  takes no MODEL: bias and variance of estimators of the policy gradient on a process where it is known
 value-learning   takes no MODEL: what double estimators, prioritised replay and potentials are for
 
