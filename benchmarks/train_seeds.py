@@ -43,7 +43,15 @@ def main() -> None:
     folder = Path("checkpoints/shipped") / args.name
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / f"seed-{median}" / "model", folder)
-    command("evaluate", folder, "--update", "--seeds", *(root / f"seed-{seed}" / "model" for seed in returns))
+    command(
+        "evaluate",
+        folder,
+        "--update",
+        "--license",
+        "apache-2.0",
+        "--seeds",
+        *(root / f"seed-{seed}" / "model" for seed in returns),
+    )
 
 
 def mean_return(folder: Path) -> float:

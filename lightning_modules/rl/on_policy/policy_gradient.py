@@ -28,6 +28,8 @@ from zoo.rl.on_policy.policy_gradient import BASELINES, RETURNS, Estimator, grad
 from zoo.rl.policies import ActorCritic
 from zoo.rl.types import Rollout, Spaces
 
+A2C = "Mnih et al. 2016, arXiv:1602.01783"
+PAPERS = {"monte-carlo": "Williams 1992, Simple statistical gradient-following algorithms", "n-step": A2C, "gae": A2C}
 LONG = 200_000  # environment steps from which compiling pays, with rollouts of some 50
 
 
@@ -65,7 +67,7 @@ class PolicyGradient(L.LightningModule):
     model: ActorCritic
     return_moments: RunningMoments
     env_steps: Tensor
-    paper = "Mnih et al. 2016, arXiv:1602.01783"
+    papers = PAPERS
 
     def __init__(
         self,
@@ -105,8 +107,7 @@ class PolicyGradient(L.LightningModule):
             weights=("value_weight", "entropy_weight"),
         )
         _check_choices(self)
-        if returns == "monte-carlo":
-            self.paper = "Williams 1992, Simple statistical gradient-following algorithms"
+        self.paper = PAPERS[returns]
         build(self, spaces)
 
     def configure_optimizers(self) -> Optimizer:

@@ -33,6 +33,8 @@ from zoo.rl.types import Rollout, Spaces
 
 LONG = 500_000  # environment steps times epochs of the critic from which compiling pays
 
+PAPERS = {"trpo": "Schulman et al. 2015, arXiv:1502.05477", "natural": "Kakade 2001, A natural policy gradient"}
+
 
 class TRPO(L.LightningModule):
     """Maximises E[r A] subject to mean KL(pi_old || pi) <= delta, r = pi(a | s) / pi_old(a | s), with A by GAE.
@@ -62,7 +64,7 @@ class TRPO(L.LightningModule):
     model: ActorCritic
     return_moments: RunningMoments
     env_steps: Tensor
-    paper = "Schulman et al. 2015, arXiv:1502.05477"
+    papers = PAPERS
 
     def __init__(
         self,
@@ -96,8 +98,7 @@ class TRPO(L.LightningModule):
             raise UserError(f"model.fisher must be one of {', '.join(FISHERS)}, got {fisher!r}")
         if step is not None and line_search:
             raise UserError("model.step is a fixed step, which no line search shortens: set model.line_search false")
-        if not line_search:
-            self.paper = "Kakade 2001, A natural policy gradient"
+        self.paper = PAPERS["trpo" if line_search else "natural"]
         build(self, spaces, shared=False)
 
     def configure_optimizers(self) -> Optimizer:
