@@ -266,7 +266,7 @@ def _judge(results: dict[str, Any]) -> str:
 def _training_seeds(results: dict[str, Any]) -> str:
     """What the same config gave from every training seed: the one that ships is the median."""
     entry = results.get("by_training_seed")
-    if not entry:
+    if not entry or len(entry["values"]) < 2:
         return ""
     values = {_plain(seed): _number(value) for seed, value in entry["values"].items()}
     ordered, count = sorted(values.values()), len(values)

@@ -173,13 +173,13 @@ def test_shipped_results_name_their_protocol(tmp_path):
             assert {"value", "spread", "size", "protocol"} <= entry.keys()
 
 
-@pytest.mark.parametrize("count", [3, 4, 5, 8])
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
 def test_an_interquartile_mean_needs_five_training_seeds(finished, copy, count):
     folder = copy(finished)
     values = {str(seed): float(seed) for seed in range(count)}
     edit(folder / RESULTS, by_training_seed={"metric": "fid", "values": values})
     text = render(folder)
-    assert f"{count} training seeds, by the same protocol: fid" in text
+    assert (f"{count} training seeds, by the same protocol: fid" in text) == (count > 1)
     assert ("interquartile mean" in text) == (count >= 5)
 
 
