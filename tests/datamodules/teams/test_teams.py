@@ -1,5 +1,6 @@
 """Environments of teams: episodes with their true ends, seeds, padding, one interface for all, and what is refused."""
 
+import sys
 from functools import partial
 
 import gymnasium as gym
@@ -161,7 +162,7 @@ def test_bad_options():
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "mpe2.simple_spread_v3", None)
+    monkeypatch.setitem(sys.modules, "mpe2", None)
     with pytest.raises(UserError, match=r"pip install 'lightning-zoo\[teams\]'"):
         make_team("mpe2/simple_spread_v3")
 
