@@ -20,7 +20,7 @@ MODEL_VERBS = {
     "list": "the models that ship, with their headline metrics",
     "sample": "draw images or points from a model",
     "density": "log-probabilities of points or images under a model, or a map of a density",
-    "rollout": "play a policy or a team: its returns, and a film of it",
+    "rollout": "play a policy or a team: the returns, and on request a video",
     "figure": "draw a picture that explains a model or a method",
     "evaluate": "measure the metrics of a model's card again",
     "download": "fetch a model from the Hub, or copy a shipped one, and verify it",

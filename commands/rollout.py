@@ -1,4 +1,4 @@
-"""Play a policy or a team: its returns over some episodes, and a film of them (.mp4 or .gif) if asked for."""
+"""Play a policy or a team for some episodes: the returns, and on request a video (.mp4 or .gif)."""
 
 import argparse
 import json
@@ -12,9 +12,8 @@ from typing import Any
 from checkpoints.catalogue import Description, describe
 from commands.options import add_device, at_least, check_output, choose_device
 
-PlayOne = Callable[
-    ..., Any
-]  # (seed, explore, generator, on_step) -> return (1,), length (1,), returns of agents if any
+# (seed, explore, generator, on_step) -> return (1,), length (1,), returns of agents if any
+PlayOne = Callable[..., Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

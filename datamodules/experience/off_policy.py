@@ -12,7 +12,14 @@ from torch import Tensor
 from datamodules.experience.environments import Arguments
 from datamodules.experience.episodes import MAX_STEPS
 from datamodules.experience.module import Experience
-from datamodules.experience.replay import ReplayBuffer, TransitionCollector, read_state, write_state
+from datamodules.experience.replay import (
+    ReplayBuffer,
+    TransitionCollector,
+    read_state,
+    save_beside,
+    saved_beside,
+    write_state,
+)
 from datamodules.experience.vector import close_vector, make_vector
 from zoo.errors import UserError
 from zoo.rl.off_policy.priorities import Priorities, importance_weights
@@ -135,17 +142,8 @@ class Replay(Experience):
         self.loader: Any = ReplayLoader(self)
         return self.loader
 
-    def save_beside(self, folder: Path) -> None:
-        """With `save_replay`, writes the buffer of each process into the folder of a checkpoint about to be saved."""
-        if self.save_replay and self.loader is not None:
-            self.loader.write(folder)
-
-    def saved_beside(self, folder: Path) -> None:
-        """Removes older buffers, once the checkpoint of the newest one is saved."""
-        if self.save_replay and self.loader is not None:
-            for path in folder.glob("replay-*.pt"):
-                if not path.name.startswith(f"{self.loader.file}-"):
-                    path.unlink(missing_ok=True)
+    save_beside = save_beside
+    saved_beside = saved_beside
 
 
 class Rounds:

@@ -132,6 +132,20 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def save_beside(data: Any, folder: Path) -> None:
+    """With `save_replay`, writes the replay of each process into the folder of a checkpoint about to be saved."""
+    if data.save_replay and data.loader is not None:
+        data.loader.write(folder)
+
+
+def saved_beside(data: Any, folder: Path) -> None:
+    """Removes older replays, once the checkpoint of the newest one is saved."""
+    if data.save_replay and data.loader is not None:
+        for path in folder.glob("replay-*.pt"):
+            if not path.name.startswith(f"{data.loader.file}-"):
+                path.unlink(missing_ok=True)
+
+
 class TransitionCollector:
     """Transitions of vector environments as packed rows (`zoo.rl.types.Transitions`), of n steps each.
 

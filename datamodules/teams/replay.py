@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.experience.environments import Arguments
-from datamodules.experience.replay import ReplayBuffer, read_state, write_state
+from datamodules.experience.replay import ReplayBuffer, read_state, save_beside, saved_beside, write_state
 from datamodules.teams.environments import make_native, make_team
 from datamodules.teams.episodes import REWARDS, ROWS, Played, evaluate, play
 from datamodules.teams.frame import TeamEnvs
@@ -137,17 +137,8 @@ class TeamReplay(L.LightningDataModule):
             self.loader.envs.close()
             self.loader = None
 
-    def save_beside(self, folder: Path) -> None:
-        """With `save_replay`, writes the replay of each process into the folder of a checkpoint about to be saved."""
-        if self.save_replay and self.loader is not None:
-            self.loader.write(folder)
-
-    def saved_beside(self, folder: Path) -> None:
-        """Removes older replays, once the checkpoint of the newest one is saved."""
-        if self.save_replay and self.loader is not None:
-            for path in folder.glob("replay-*.pt"):
-                if not path.name.startswith(f"{self.loader.file}-"):
-                    path.unlink(missing_ok=True)
+    save_beside = save_beside
+    saved_beside = saved_beside
 
 
 class TeamRounds:

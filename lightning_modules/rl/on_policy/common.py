@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from lightning_modules.rl.learner import Statistics, mean_statistics, sum_over_processes
+from lightning_modules.rl.learner import Learner, Statistics, mean_statistics, sum_over_processes
+from lightning_modules.trainer.compilation import should_compile
 from lightning_modules.trainer.construct import construct
 from lightning_modules.trainer.progress import count_env_steps, log_training, start_clock
 from zoo.errors import UserError
 from zoo.rl.moments import RunningMoments
+from zoo.rl.on_policy.policy_gradient import policy_gradient_loss
 from zoo.rl.on_policy.returns import linear_recurrence
 from zoo.rl.types import Rollout, Spaces
 
@@ -36,6 +40,26 @@ def start(module: Any) -> None:
 def begin_episodes(module: Any) -> None:
     """Forgets the discounted returns of episodes that go on: the environments were reset."""
     module.running_returns = None
+
+
+def policy_gradient_optimizer(module: Any, pays: bool) -> Optimizer:
+    """`loss` and `learner` of a method that takes one gradient step a rollout; the optimizer of the latter.
+
+    Args:
+        pays: whether a compiled gradient is worth its compilation.
+    """
+    hp = module.hparams
+    weights = {name: hp[name] for name in ("value_weight", "entropy_weight")}
+    module.loss = partial(policy_gradient_loss, policy=module.model, **weights)
+    module.learner = Learner(
+        module.model,
+        hp["learning_rate"],
+        epsilon=hp["epsilon"],
+        max_norm=hp["max_grad_norm"],
+        compile=should_compile(module, pays),
+        optimizer=hp["optimizer"],
+    )
+    return module.learner.optimizer
 
 
 @torch.no_grad()

@@ -1,12 +1,10 @@
 """Policy gradients: REINFORCE, actor-critic, A2C."""
 
-from functools import partial
-
 import lightning as L
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_modules.rl.learner import Learner, Statistics
+from lightning_modules.rl.learner import Learner, Loss, Statistics
 from lightning_modules.rl.on_policy.common import (
     anneal,
     begin_episodes,
@@ -15,16 +13,16 @@ from lightning_modules.rl.on_policy.common import (
     count,
     learn_from_rollouts,
     merge_observations,
+    policy_gradient_optimizer,
     start,
 )
-from lightning_modules.trainer.compilation import should_compile
 from lightning_modules.trainer.progress import continue_finished_run, log_test, log_validation
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.flat import OPTIMIZERS
 from zoo.rl.moments import RunningMoments
 from zoo.rl.on_policy.losses import explained_variance
-from zoo.rl.on_policy.policy_gradient import BASELINES, RETURNS, Estimator, gradient_rows, policy_gradient_loss
+from zoo.rl.on_policy.policy_gradient import BASELINES, RETURNS, Estimator, gradient_rows
 from zoo.rl.policies import ActorCritic
 from zoo.rl.types import Rollout, Spaces
 
@@ -65,6 +63,8 @@ class PolicyGradient(L.LightningModule):
     """
 
     model: ActorCritic
+    learner: Learner
+    loss: Loss
     return_moments: RunningMoments
     env_steps: Tensor
     papers = PAPERS
@@ -112,19 +112,8 @@ class PolicyGradient(L.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         hp = self.hparams
-        weights = {name: hp[name] for name in ("value_weight", "entropy_weight")}
-        self.loss = partial(policy_gradient_loss, policy=self.model, **weights)
         self.how = Estimator(**{name: hp[name] for name in Estimator._fields})
-        pays = hp["total_env_steps"] >= LONG and hp["returns"] != "monte-carlo"
-        self.learner = Learner(
-            self.model,
-            hp["learning_rate"],
-            epsilon=hp["epsilon"],
-            max_norm=hp["max_grad_norm"],
-            compile=should_compile(self, pays),
-            optimizer=hp["optimizer"],
-        )
-        return self.learner.optimizer
+        return policy_gradient_optimizer(self, hp["total_env_steps"] >= LONG and hp["returns"] != "monte-carlo")
 
     def learn(self, rollout: Rollout) -> list[Statistics]:
         """One gradient step: its statistics."""

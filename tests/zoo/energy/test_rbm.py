@@ -101,6 +101,25 @@ def test_persistent_chains_learn_what_is_there(monkeypatch):
     assert module.model.log_likelihood(x).mean().item() == pytest.approx(truth, abs=0.15)
 
 
+def test_a_run_starts_from_the_first_batch_and_only_from_that(monkeypatch):
+    module = Module(SHAPE, 2, hidden=3, chains=5)
+
+    class Strategy:
+        reduce = staticmethod(lambda x, reduce_op: x)
+
+    class Trainer:
+        global_step, log_every_n_steps, strategy = 0, 1000, Strategy
+
+    monkeypatch.setattr(Module, "trainer", Trainer)
+    monkeypatch.setattr(type(module.model), "gibbs", lambda self, v, steps: v)
+    v = torch.tensor([[1.0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 1, 1], [1, 0, 1, 0, 0, 1]])
+    for Trainer.global_step, batch in ((0, v), (1, 1 - v)):
+        module.training_step((2 * batch.view(-1, *SHAPE) - 1, torch.zeros(3)), 0)
+        share = (v.sum(0) + 0.5) / 4
+        torch.testing.assert_close(module.model.visible_bias.data, (share / (1 - share)).log())
+        assert torch.equal(module.chain, v[[0, 1, 2, 0, 1]])
+
+
 def test_a_sample_does_not_depend_on_how_many_follow():
     few, many = (model().sample(n, generator=torch.Generator().manual_seed(5)) for n in (3, 40))
     torch.testing.assert_close(few, many[:3])
