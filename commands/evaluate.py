@@ -13,6 +13,7 @@ from typing import Any
 
 from checkpoints.catalogue import CONFIG, PREFIX, RESULTS, Description, data_named, describe, read_json
 from checkpoints.locate import find
+from checkpoints.tasks import TASKS
 from commands.measures import measure, protocol_of
 from commands.measures.common import Metrics, say
 from commands.options import add_device, add_speed, choose_device, speed_up
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--{option.replace('_', '-')} is for --update: it writes the card")
     described = describe(find(args.model))
     if args.data is not None:
-        if described.task == "policy":
-            raise UserError(f"{args.model!r} is a policy, which is measured in an environment: leave out --data")
+        if "rollout" in (task := TASKS[described.task]).verbs:
+            raise UserError(f"{args.model!r} is {task.noun}, which is measured in an environment: leave out --data")
         data = {"class": args.data, "arguments": {}} if args.data[:1].isupper() else data_named(args.data)
         if not data:
             raise UserError(f"--data must be Digits, Shapes or the name of a density as moons, got {args.data!r}")

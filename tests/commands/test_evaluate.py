@@ -201,6 +201,9 @@ def test_other_mistakes_are_one_line(refused, tiny, copy):
     assert "--data must be Digits, Shapes or the name of a density" in refused(
         "evaluate", "classifier-digits", "--data", "letters"
     )
+    for name, noun in (("ppo-cartpole", "a policy"), ("qtran-payoff", "a team")):
+        line = refused("evaluate", name, "--data", "digits")
+        assert f"{name!r} is {noun}, which is measured in an environment: leave out --data" in line
     assert "'cuda:99' is not there" in refused("evaluate", "classifier-digits", "--device", "cuda:99")
     folder = copy(tiny)
     assert "data of shape (3, 8, 4), but Digits has the shape (1, 8, 8)" in refused("evaluate", folder, "--update")
