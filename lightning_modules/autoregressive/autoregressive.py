@@ -27,8 +27,8 @@ class Autoregressive(L.LightningModule):
 
     The `network` computes all conditionals in one pass: a fully visible sigmoid belief network ("fvsbn"), a masked
     perceptron ("made"), a neural autoregressive distribution estimator ("nade"), gated convolutions of the image
-    ("pixelcnn"), an LSTM ("pixelrnn") or dilated convolutions ("wavenet") of the sequence of pixels, or causal attention
-    ("transformer"). Of several orders, each training step takes one at random. Average the weights with
+    ("pixelcnn"), an LSTM ("pixelrnn") or dilated convolutions ("wavenet") of the sequence of pixels, or causal
+    attention ("transformer"). Of several orders, each training step takes one at random. Average the weights with
     `lightning_modules.callbacks.EMA`.
 
     Args:
