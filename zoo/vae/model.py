@@ -12,6 +12,7 @@ from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
 from zoo.heads import sample
 from zoo.random import normal, per_row
+from zoo.vae.networks import convolutional_decoder, convolutional_encoder, perceptron
 
 
 class Posterior(NamedTuple):
@@ -74,8 +75,8 @@ class VAE(nn.Module):
         self.shape, self.labels = tuple(image_shape), ()
         self.levels, self.latents, self.dims = levels, latents, math.prod(image_shape)
         self.latent_shape = (latents,)
-        self.encoder = _mlp(self.dims, hidden, 2 * latents, depth, dropout)
-        self.decoder = _mlp(latents, hidden, self.dims * self.head.num_parameters, depth, dropout)
+        self.encoder = perceptron(self.dims, hidden, 2 * latents, depth, dropout)
+        self.decoder = perceptron(latents, hidden, self.dims * self.head.num_parameters, depth, dropout)
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, levels={self.levels}, latents={self.latents}"
@@ -195,26 +196,6 @@ class VAE(nn.Module):
             raise UserError("labels must not be given: this model knows no classes")
 
 
-class _Residual(nn.Module):
-    """x + W_2 dropout(silu(W_1 norm(x)))."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
 def _full(x: Tensor) -> Tensor:
     """x in float32 or better: sums of log-probabilities need it, also under autocasting."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _mlp(inputs: int, hidden: int, outputs: int, depth: int, dropout: float) -> nn.Sequential:
-    blocks = [_Residual(hidden, dropout) for _ in range(depth)]
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), *blocks, nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, outputs)
-    )
