@@ -25,8 +25,8 @@ class VQVAE(L.LightningModule):
         levels: grey levels; filled in from the data.
         codes: K, vectors in the codebook.
         code_width: of each.
-        scalar_levels: of finite scalar quantisation, as (8, 5, 5, 5): so many values for each entry of a code. The codes
-            are a fixed grid of 1,000 then, and `codes`, `code_width` and the codebook's options have no meaning.
+        scalar_levels: of finite scalar quantisation: so many values for each entry of a code, as (8, 5, 5, 5) for 1,000
+            codes. `codes`, `code_width` and the codebook's options then have no meaning.
         downsamplings: how often the encoder halves height and width.
         channels: of the convolutions on the grid of codes; each finer grid has half as many.
         depth: residual blocks of the encoder and of the decoder.

@@ -13,7 +13,7 @@ from zoo.heads import head as make_head
 from zoo.heads import sample
 from zoo.random import normal, per_row
 from zoo.vae.codebook import Codebook, Lattice
-from zoo.vae.networks import convolutional_decoder, convolutional_encoder
+from zoo.vae.networks import coarse_grid, convolutional_decoder, convolutional_encoder
 
 
 class Quantised(NamedTuple):
@@ -89,17 +89,13 @@ class VQVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.head = make_head(head, levels, components)
-        if min(*image_shape, codes, code_width, channels, depth) < 1 or downsamplings < 0:
+        if min(*image_shape, codes, code_width, channels, depth) < 1:
             raise UserError("image_shape, codes, code_width, channels and depth must be positive")
-        count, height, width = image_shape
-        if height % 2**downsamplings or width % 2**downsamplings:
-            raise UserError(
-                f"downsamplings must leave whole pixels of {height} x {width}, got {downsamplings}: halve less often"
-            )
         if prior not in ("uniform", "pixelcnn"):
             raise UserError(f"prior must be uniform or pixelcnn, got {prior!r}")
         self.shape, self.levels, self.dims = tuple(image_shape), levels, math.prod(image_shape)
-        self.grid = height >> downsamplings, width >> downsamplings
+        self.grid = coarse_grid(image_shape, downsamplings)
+        count, height, width = image_shape
         parameters = count * self.head.num_parameters
         code_width = len(scalar_levels) or code_width
         self.encoder = convolutional_encoder(count, channels, code_width, downsamplings, depth)
