@@ -16,6 +16,7 @@ PAPERS = {
     "made": "Germain et al. 2015, arXiv:1502.03509",
     "nade": "Uria et al. 2016, arXiv:1605.02226",
     "pixelcnn": "van den Oord et al. 2016, arXiv:1606.05328",
+    "pixelrnn": "van den Oord et al. 2016, arXiv:1601.06759",
     "transformer": "Vaswani et al. 2017, arXiv:1706.03762",
     "wavenet": "van den Oord et al. 2016, arXiv:1609.03499",
 }
@@ -26,15 +27,16 @@ class Autoregressive(L.LightningModule):
 
     The `network` computes all conditionals in one pass: a fully visible sigmoid belief network ("fvsbn"), a masked
     perceptron ("made"), a neural autoregressive distribution estimator ("nade"), gated convolutions of the image
-    ("pixelcnn"), dilated convolutions of the sequence of pixels ("wavenet"), or causal attention ("transformer"). Of
-    several orders, each training step takes one at random. Average the weights with `lightning_modules.callbacks.EMA`.
+    ("pixelcnn"), an LSTM ("pixelrnn") or dilated convolutions ("wavenet") of the sequence of pixels, or causal
+    attention ("transformer"). Of several orders, each training step takes one at random. Average the weights with
+    `lightning_modules.callbacks.EMA`.
 
     Args:
         image_shape: (C, H, W); filled in from the data.
         levels: grey levels; filled in from the data.
         num_classes: of each label column; filled in from the data, and used if `class_conditional`.
         class_conditional: whether the model is P(x | label).
-        network: "fvsbn", "made", "nade", "pixelcnn", "wavenet" or "transformer".
+        network: "fvsbn", "made", "nade", "pixelcnn", "pixelrnn", "wavenet" or "transformer".
         head: the distribution of a grey level: "categorical", "logistic" (a mixture of `components`; for many levels)
             or "bernoulli" (for two levels).
         components: of the head "logistic".

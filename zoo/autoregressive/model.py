@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zoo.autoregressive.masked import MaskedPerceptron
 from zoo.autoregressive.nade import NADE
 from zoo.autoregressive.pixelcnn import PixelCNN
+from zoo.autoregressive.pixelrnn import PixelRNN
 from zoo.autoregressive.transformer import Transformer
 from zoo.autoregressive.wavenet import WaveNet
 from zoo.errors import UserError
@@ -17,7 +18,7 @@ from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head, sample
 from zoo.random import normal, per_row
 
-NETWORKS = ("fvsbn", "made", "nade", "pixelcnn", "transformer", "wavenet")
+NETWORKS = ("fvsbn", "made", "nade", "pixelcnn", "pixelrnn", "transformer", "wavenet")
 
 
 class Autoregressive(nn.Module):
@@ -84,6 +85,8 @@ class Autoregressive(nn.Module):
             self.network: Any = NADE(self.dims, outputs, width, dropout, condition)
         elif network == "pixelcnn":
             self.network = PixelCNN(image_shape, outputs, width, depth, dropout, condition, levels * nominal)
+        elif network == "pixelrnn":
+            self.network = PixelRNN(image_shape, outputs, width, depth, dropout, condition)
         elif network == "wavenet":
             self.network = WaveNet(self.dims, outputs, width, depth, dropout, condition)
         elif network == "transformer":

@@ -16,7 +16,7 @@ from zoo.autoregressive.model import NETWORKS, Autoregressive
 from zoo.errors import UserError
 
 SHAPE, LEVELS = (2, 3, 4), 5  # channels, rows, columns
-CACHED = ("nade", "pixelcnn", "transformer", "wavenet")  # networks that keep what they computed for earlier entries
+CACHED = ("nade", "pixelcnn", "pixelrnn", "transformer", "wavenet")  # keep what earlier entries needed
 
 
 def model(network: str, shape=SHAPE, levels=LEVELS, seed=0, **options) -> Autoregressive:
