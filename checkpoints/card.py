@@ -28,7 +28,7 @@ from checkpoints.catalogue import (
 )
 from checkpoints.datasets import dataset_of
 from checkpoints.table import class_of
-from checkpoints.tasks import TASKS
+from checkpoints.tasks import GUIDED, TASKS
 from zoo.errors import UserError
 
 NAME = re.compile(r"[\w.-]{1,96}", re.ASCII)  # what the Hub accepts
@@ -179,7 +179,8 @@ def _use_of_classifier(described: Description, model: str) -> str:
         python.append(f"probabilities = model(torch.zeros(1, {shape})).softmax(dim=1)  # of images in [-1, 1]")
         return _blocks([], python)
     options = f"--classifier {model} --labels 7 --guidance-scale 3 --output sevens.png"
-    guide = [f"lightning-zoo sample ddpm-digits {options}"] if described.data.get("class") == "Digits" else []
+    guided = GUIDED.get(str(described.data.get("class")))
+    guide = [f"lightning-zoo sample {guided} {options}"] if guided else []
     python.append(f"noised, t = torch.zeros(1, {shape}), torch.tensor([300])")
     python.append("probabilities = model(noised, t).softmax(dim=1)")
     return _blocks(guide, python)

@@ -38,6 +38,9 @@ TASKS = {
     "team": Task("a team", "reinforcement-learning", ("rollout", "evaluate"), ("team",)),
 }
 
+# class of the data -> the shipped model that a noisy classifier guides
+GUIDED = {"Digits": "ddpm-digits", "MNIST5k": "ddpm-mnist5k"}
+
 
 def task_of(model: str, arguments: dict[str, Any]) -> str:
     """The task of a model class with these arguments: a density of points is one of images if its shape is theirs."""

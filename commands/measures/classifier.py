@@ -7,10 +7,9 @@ from torch import Tensor
 
 import checkpoints
 from checkpoints.catalogue import Description
+from checkpoints.tasks import GUIDED
 from commands.measures.common import Measurement, Metrics, Say, data_for, device_of, draw_samples, in_words
 from commands.measures.judge import JUDGES
-
-GUIDED = "ddpm-digits"  # the model that a noisy classifier guides
 
 
 def accuracy(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
@@ -30,10 +29,11 @@ def accuracy(model: Any, described: Description, *, full: bool, say: Say) -> Met
 
 
 def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """Accuracy on noised test images; of digits, how often a model that it guides draws what was asked for."""
+    """Accuracy on noised test images, and how often a shipped model that it guides draws what was asked for."""
     data = data_for(model, described)
     images, labels = data.images("test"), data.labels("test")
-    metrics = _guided(model, labels, full=full, say=say) if described.data["class"] == "Digits" else {}
+    kind = described.data["class"]
+    metrics = _guided(model, kind, labels, full=full, say=say) if kind in GUIDED else {}
     say("classifying noised images")
     generator = torch.Generator().manual_seed(0)
     last = model.process.num_timesteps
@@ -49,10 +49,10 @@ def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metr
     return metrics
 
 
-def _guided(model: Any, labels: Tensor, *, full: bool, say: Say) -> Metrics:
-    """The share of samples of the shipped model, guided by this classifier, that show the label asked for."""
-    guided: Any = checkpoints.load(GUIDED, device_of(model))
-    name = JUDGES["Digits"]
+def _guided(model: Any, kind: str, labels: Tensor, *, full: bool, say: Say) -> Metrics:
+    """The share of samples of the shipped model of such data, guided by this classifier, with the label asked for."""
+    denoiser, name = GUIDED[kind], JUDGES[kind]
+    guided: Any = checkpoints.load(denoiser, device_of(model))
     judge: Any = checkpoints.load(name)
     metrics, draws, how = {}, 5 if full else 2, in_words(guided, {})
     for scale in (3.0, 1.0):
@@ -64,7 +64,7 @@ def _guided(model: Any, labels: Tensor, *, full: bool, say: Say) -> Metrics:
                 read += (judge(samples).argmax(1) == labels).double().tolist()
         metrics[f"asked_label_scale{scale:g}"] = Measurement.of(
             read,
-            f"share of the samples of {GUIDED}, guided with scale {scale:g}{how}, that "
+            f"share of the samples of {denoiser}, guided with scale {scale:g}{how}, that "
             f"{name} assigns to the label that was asked for; {draws} draws of the test images' labels",
         )
     return metrics
