@@ -26,6 +26,7 @@ MODELS = {
     "actor-critic": Row("zoo.rl.policies:ActorCritic", "policy"),
     "autoregressive": Row("zoo.autoregressive.model:Autoregressive", "images"),
     "cnf": Row("zoo.flows.cnf_model:cnf", "points"),
+    "encoder-decoder": Row("zoo.sequences.encoder_decoder:EncoderDecoder", "sequences"),
     "glow": Row("zoo.flows.builders:glow", "points"),
     "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),
     "image-consistency": Row("zoo.diffusion.consistency_model:ImageConsistency", "images"),

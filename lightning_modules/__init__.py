@@ -22,6 +22,7 @@ from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
 from lightning_modules.rl.on_policy.trpo import TRPO
 from lightning_modules.rl.tabular.tabular import Tabular
+from lightning_modules.sequences.transformer import Transformer
 from lightning_modules.teams.value_decomposition import ValueDecomposition
 from lightning_modules.vae.vae import VAE
 from lightning_modules.vae.vq_prior import VQPrior
@@ -52,6 +53,7 @@ __all__ = [
     "RealNVP",
     "ScoreMatching",
     "Tabular",
+    "Transformer",
     "VQPrior",
     "ValueDecomposition",
 ]
