@@ -199,7 +199,8 @@ def _use_of_policy(described: Description, model: str) -> str:
         "observation, _ = env.reset(seed=0)",
         "observation, reward, terminated, truncated, _ = env.step(policy.predict(observation))",
     ]
-    return _blocks(bash, python, "import gymnasium as gym\n")
+    registers = "\nimport datamodules.experience.environments  # registers MinAtar" * environment.startswith("MinAtar/")
+    return _blocks(bash, python, f"import gymnasium as gym\n{registers}")
 
 
 def _blocks(bash: list[str], python: list[str], imports: str = "import torch\n") -> str:
