@@ -28,6 +28,7 @@ MODELS = {
     "cnf": Row("zoo.flows.cnf_model:cnf", "points"),
     "encoder-decoder": Row("zoo.sequences.encoder_decoder:EncoderDecoder", "sequences"),
     "glow": Row("zoo.flows.builders:glow", "points"),
+    "gsn": Row("zoo.energy.gsn:GSN", "images"),
     "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),
     "image-consistency": Row("zoo.diffusion.consistency_model:ImageConsistency", "images"),
     "image-diffusion": Row("zoo.diffusion.model:ImageDiffusion", "images"),

@@ -101,7 +101,8 @@ def _use_of_policy(described: Description, model: str) -> str:
         "observation, _ = env.reset(seed=0)",
         "observation, reward, terminated, truncated, _ = env.step(policy.predict(observation))",
     ]
-    return _blocks(bash, python, "import gymnasium as gym\n\n")
+    registers = "import datamodules.experience.environments  # registers MinAtar\n" * environment.startswith("MinAtar/")
+    return _blocks(bash, python, f"import gymnasium as gym\n\n{registers}")
 
 
 def _blocks(bash: list[str], python: list[str], imports: str = "import torch\n\n") -> str:

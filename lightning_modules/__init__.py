@@ -8,6 +8,7 @@ from lightning_modules.diffusion.consistency import ConsistencyModel
 from lightning_modules.diffusion.ddim import DDIM
 from lightning_modules.diffusion.ddpm import DDPM
 from lightning_modules.diffusion.score_matching import ScoreMatching
+from lightning_modules.energy.gsn import GSN
 from lightning_modules.energy.rbm import RBM
 from lightning_modules.flows.cnf import CNF
 from lightning_modules.flows.glow import Glow
@@ -34,6 +35,7 @@ __all__ = [
     "DDPG",
     "DDPM",
     "DQN",
+    "GSN",
     "IMPALA",
     "NICE",
     "PPO",

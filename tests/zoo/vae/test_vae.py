@@ -162,7 +162,7 @@ def test_free_bits_and_beta(monkeypatch):
     torch.testing.assert_close(total, reconstruction + 200)
 
 
-@pytest.mark.parametrize("target", [1.0, 4.0])
+@pytest.mark.parametrize("target", [1.0, 3.0])
 def test_beta_comes_to_rest_where_the_kl_divergence_is_the_target(monkeypatch, target):
     """Within 10 %, the spread of its last moves."""
 
@@ -175,7 +175,7 @@ def test_beta_comes_to_rest_where_the_kl_divergence_is_the_target(monkeypatch, t
     module = Module(SHAPE, LEVELS, latents=3, hidden=16, depth=1, dropout=0.0, kl_target=target)
     optimizer = torch.optim.Adam(module.model.parameters(), 5e-3)
     x = images(64).float()
-    for _ in range(600):
+    for _ in range(1000):
         optimizer.zero_grad()
         module.training_step((x, torch.zeros(64)), 0).backward()
         optimizer.step()
