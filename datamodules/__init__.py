@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datamodules.folder import ImageFolder
     from datamodules.images import CIFAR10, MNIST, BinaryMNIST5k, Digits, FashionMNIST, MNIST5k
     from datamodules.latents import Latents
+    from datamodules.sequences import Sequences
     from datamodules.shapes import Shapes
     from datamodules.teams.replay import TeamReplay
 
@@ -29,6 +30,7 @@ __all__ = [
     "MNIST5k",
     "Points",
     "Replay",
+    "Sequences",
     "Shapes",
     "TabularExperience",
     "TeamReplay",
@@ -43,6 +45,7 @@ _FILES = {
     "folder": ("ImageFolder",),
     "images": ("CIFAR10", "MNIST", "BinaryMNIST5k", "Digits", "FashionMNIST", "MNIST5k"),
     "latents": ("Latents",),
+    "sequences": ("Sequences",),
     "shapes": ("Shapes",),
     "teams.replay": ("TeamReplay",),
 }

@@ -8,6 +8,7 @@ from lightning_modules.diffusion.consistency import ConsistencyModel
 from lightning_modules.diffusion.ddim import DDIM
 from lightning_modules.diffusion.ddpm import DDPM
 from lightning_modules.diffusion.score_matching import ScoreMatching
+from lightning_modules.energy.gsn import GSN
 from lightning_modules.energy.rbm import RBM
 from lightning_modules.flows.cnf import CNF
 from lightning_modules.flows.glow import Glow
@@ -23,6 +24,7 @@ from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
 from lightning_modules.rl.on_policy.trpo import TRPO
 from lightning_modules.rl.tabular.tabular import Tabular
+from lightning_modules.sequences.transformer import Transformer
 from lightning_modules.teams.value_decomposition import ValueDecomposition
 from lightning_modules.vae.vae import VAE
 from lightning_modules.vae.vq_prior import VQPrior
@@ -35,6 +37,7 @@ __all__ = [
     "DDPG",
     "DDPM",
     "DQN",
+    "GSN",
     "IMPALA",
     "NICE",
     "PPO",
@@ -54,6 +57,7 @@ __all__ = [
     "RealNVP",
     "ScoreMatching",
     "Tabular",
+    "Transformer",
     "VQPrior",
     "ValueDecomposition",
 ]

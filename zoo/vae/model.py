@@ -12,6 +12,7 @@ from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
 from zoo.heads import sample
 from zoo.random import normal, per_row
+from zoo.vae.networks import image_of_vector, perceptron, vector_of_image
 
 
 class Posterior(NamedTuple):
@@ -36,15 +37,16 @@ class VAE(nn.Module):
         log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z)),    q(z | x) = N(mu(x), diag sigma(x)^2)
         log p(x) >= E log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k | x)
 
-    Encoder and decoder are multilayer perceptrons with residual connections and layer normalisation.
+    Encoder and decoder are multilayer perceptrons with residual connections and layer normalisation, or convolutions.
 
     Args:
         image_shape: (C, H, W).
         levels: grey levels of images in [-1, 1].
         latents: Z, the dimension of z.
-        hidden: width of both networks.
+        hidden: width of both networks; of convolutions, on the coarsest grid, and half as much on each finer one.
         depth: their residual blocks.
-        dropout: probability of dropping a hidden unit.
+        dropout: probability of dropping a hidden unit of a perceptron.
+        downsamplings: how often convolutions halve H and W; 0 for perceptrons.
         head: the distribution of a grey level: "categorical", "logistic" or "bernoulli"; see `zoo.heads`.
         components: of the head "logistic".
 
@@ -66,6 +68,7 @@ class VAE(nn.Module):
         dropout: float = 0.1,
         head: str = "categorical",
         components: int = 5,
+        downsamplings: int = 0,
     ) -> None:
         super().__init__()
         self.head = make_head(head, levels, components)
@@ -74,8 +77,13 @@ class VAE(nn.Module):
         self.shape, self.labels = tuple(image_shape), ()
         self.levels, self.latents, self.dims = levels, latents, math.prod(image_shape)
         self.latent_shape = (latents,)
-        self.encoder = _mlp(self.dims, hidden, 2 * latents, depth, dropout)
-        self.decoder = _mlp(latents, hidden, self.dims * self.head.num_parameters, depth, dropout)
+        self.downsamplings, count = downsamplings, self.head.num_parameters
+        if downsamplings:
+            self.encoder = vector_of_image(image_shape, hidden, 2 * latents, downsamplings, depth)
+            self.decoder = image_of_vector(latents, hidden, image_shape, count, downsamplings, depth)
+        else:
+            self.encoder = perceptron(self.dims, hidden, 2 * latents, depth, dropout)
+            self.decoder = perceptron(latents, hidden, self.dims * count, depth, dropout)
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, levels={self.levels}, latents={self.latents}"
@@ -90,12 +98,15 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z | x) for images (B, C, H, W) in [-1, 1]."""
-        mean, raw = _full(self.encoder(x.flatten(1))).chunk(2, dim=1)
+        mean, raw = _full(self.encoder(x if self.downsamplings else x.flatten(1))).chunk(2, dim=1)
         return Posterior(mean, F.softplus(raw + 0.5).clamp(min=1e-4).log())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Parameters of p(x_d | z), those of `head`: (..., Z) -> (..., C, H, W, P)."""
-        return _full(self.decoder(z)).unflatten(-1, (*self.shape, self.head.num_parameters))
+        """Parameters of p(x_d | z), those of `head`: (B, Z) -> (B, C, H, W, P)."""
+        out, count = _full(self.decoder(z)), self.head.num_parameters
+        if self.downsamplings:
+            return out.unflatten(1, (self.shape[0], count)).movedim(2, -1)
+        return out.unflatten(1, (*self.shape, count))
 
     def elbo(self, x: Tensor, noise: Tensor) -> Elbo:
         """Both terms of the bound for images (B, C, H, W) on the grid, with z = mu + sigma noise, noise (B, Z)."""
@@ -195,26 +206,6 @@ class VAE(nn.Module):
             raise UserError("labels must not be given: this model knows no classes")
 
 
-class _Residual(nn.Module):
-    """x + W_2 dropout(silu(W_1 norm(x)))."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
 def _full(x: Tensor) -> Tensor:
     """x in float32 or better: sums of log-probabilities need it, also under autocasting."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _mlp(inputs: int, hidden: int, outputs: int, depth: int, dropout: float) -> nn.Sequential:
-    blocks = [_Residual(hidden, dropout) for _ in range(depth)]
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), *blocks, nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, outputs)
-    )

@@ -1,6 +1,7 @@
 """The variational autoencoder: its bounds against exact marginals, its samples, and one run from `fit` to samples."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -129,6 +130,12 @@ def test_mistakes_are_named():
             call()
     with pytest.raises(UserError, match=r"model.beta must be at least 0, got -1"):
         Module(SHAPE, LEVELS, beta=-1)
+    with pytest.raises(UserError, match=r"model.kl_target must be above 0 with a kl_target, got 0"):
+        Module(SHAPE, LEVELS, kl_target=0)
+    with pytest.raises(UserError, match="leave beta_warmup_steps and free_bits at 0"):
+        Module(SHAPE, LEVELS, kl_target=3.0, free_bits=0.1)
+    with pytest.raises(UserError, match="downsamplings must leave whole pixels of 2 x 3, got 1"):
+        VAE(SHAPE, LEVELS, downsamplings=1)
     with pytest.raises(UserError, match="levels must be at least 2"):
         VAE(SHAPE, 0)
 
@@ -153,6 +160,37 @@ def test_free_bits_and_beta(monkeypatch):
     torch.testing.assert_close(total, reconstruction + 3 * kl)
     total, reconstruction, _ = loss(free_bits=100.0)
     torch.testing.assert_close(total, reconstruction + 200)
+
+
+@pytest.mark.parametrize("target", [1.0, 3.0])
+def test_beta_comes_to_rest_where_the_kl_divergence_is_the_target(monkeypatch, target):
+    """Within 10 %, the spread of its last moves."""
+
+    class Trainer:
+        global_step, log_every_n_steps = 0, 10**6
+        strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+
+    monkeypatch.setattr(Module, "trainer", Trainer)
+    torch.manual_seed(0)
+    module = Module(SHAPE, LEVELS, latents=3, hidden=16, depth=1, dropout=0.0, kl_target=target)
+    optimizer = torch.optim.Adam(module.model.parameters(), 5e-3)
+    x = images(64).float()
+    for _ in range(1000):
+        optimizer.zero_grad()
+        module.training_step((x, torch.zeros(64)), 0).backward()
+        optimizer.step()
+    kl = module.model.elbo(x, torch.zeros(64, 3)).kl.sum(1).mean().item()
+    assert kl == pytest.approx(target, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 8), (1, 8, 4)])
+def test_convolutions_read_and_make_images_of_any_channels(shape):
+    torch.manual_seed(0)
+    made = VAE(shape, LEVELS, latents=5, hidden=8, depth=1, downsamplings=2)
+    x = torch.randint(LEVELS, (2, *shape)) * (2 / (LEVELS - 1)) - 1
+    assert made(x).shape == (2, *shape, LEVELS)
+    made.elbo(x, torch.randn(2, 5)).log_likelihood.sum().backward()
+    assert all(parameter.grad is not None for parameter in made.parameters())
 
 
 def test_a_run_is_exported_samples_and_has_a_density(tmp_path, command):
