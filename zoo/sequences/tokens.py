@@ -10,6 +10,12 @@ from zoo.errors import UserError
 END = 0
 
 
+def check_alphabet(alphabet: str) -> None:
+    """Raises a UserError unless an alphabet holds different characters that are safe to print."""
+    if not alphabet or len(set(alphabet)) < len(alphabet) or not alphabet.replace("\n", "").isprintable():
+        raise UserError(f"alphabet must hold different characters that can be printed, got {alphabet!r:.50}")
+
+
 def to_tokens(texts: Sequence[str], alphabet: str, length: int, what: str) -> Tensor:
     """Texts as (n, length) int64, with at least one END each.
 
