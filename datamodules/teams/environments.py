@@ -19,6 +19,7 @@ from datamodules.experience.environments import Arguments, check_name
 from datamodules.teams.adapters import Parallel, Single, Tuples
 from datamodules.teams.frame import Bools, Floats, Frame, TeamEnvs
 from datamodules.teams.matrix import GAMES, MatrixGames
+from datamodules.teams.speaker_listener import SpeakerListener
 from datamodules.teams.spread import Spread
 from zoo.errors import UserError, one_line
 
@@ -47,7 +48,10 @@ PARALLEL: dict[str, Callable[..., Any]] = {
     "mpe2/simple_speaker_listener_v4": _speaker_listener,
     "mpe2/simple_reference_v3": _reference,
 }
-NATIVE: dict[str, Callable[[int], TeamEnvs]] = {"mpe2/simple_spread_v3": Spread}
+NATIVE: dict[str, Callable[[int], TeamEnvs]] = {
+    "mpe2/simple_spread_v3": Spread,
+    "mpe2/simple_speaker_listener_v4": SpeakerListener,
+}
 
 
 def make_native(name: str, count: int, arguments: Arguments | None = None, limit: int | None = None) -> TeamEnvs:
@@ -59,9 +63,9 @@ def make_native(name: str, count: int, arguments: Arguments | None = None, limit
     if name.startswith("matrix/"):
         return _game(name, count, arguments, render=False)
     if name not in NATIVE or arguments or limit is not None:
-        known = ", ".join(NATIVE)
+        known = " and ".join(NATIVE)
         raise UserError(
-            f"{name} has no native version with these options (only {known} has one, with none): set "
+            f"{name} has no native version with these options (only {known} have one, with none): set "
             "data.vectorization to copies"
         )
     return NATIVE[name](count)

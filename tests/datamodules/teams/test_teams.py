@@ -219,6 +219,27 @@ def test_the_native_spread_is_that_of_mpe2():
     assert touched > 0
 
 
+def test_the_native_speaker_and_listener_are_those_of_mpe2():
+    pytest.importorskip("mpe2")
+    name = "mpe2/simple_speaker_listener_v4"
+    copies, native = make_team(name, 6), make_native(name, 6)
+    assert native.spaces == copies.spaces
+    assert native.limit == copies.limit
+    generator, seeds = np.random.default_rng(0), [3, 1, 4, 159, 26, None]
+    running = np.array([seed is not None for seed in seeds])
+    frames = [envs.reset(seeds) for envs in (copies, native)]
+    for _ in range(25):
+        for part, ours in zip(frames[0], frames[1], strict=True):
+            np.testing.assert_allclose(ours[:5], part[:5], rtol=0, atol=1e-6)  # float64 physics, shown in float32
+        actions = generator.integers(0, (3, 5), (6, 2))
+        steps = [envs.step(actions, running) for envs in (copies, native)]
+        frames = [step[0] for step in steps]
+        np.testing.assert_allclose(steps[1][1], steps[0][1], rtol=1e-6)
+        for ours, theirs in zip(steps[1][2:], steps[0][2:], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert steps[0][3].tolist() == [True] * 5 + [False]
+
+
 def test_what_has_no_native_version():
     for options in ({"name": "counting"}, {"name": "mpe2/simple_spread_v3", "arguments": {"N": 4}}):
         with pytest.raises(UserError, match="has no native version"):
