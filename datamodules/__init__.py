@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datamodules.sequences import Sequences
     from datamodules.shapes import Shapes
     from datamodules.teams.replay import TeamReplay
+    from datamodules.text import Text
 
 __all__ = [
     "CIFAR10",
@@ -32,6 +33,7 @@ __all__ = [
     "Shapes",
     "TabularExperience",
     "TeamReplay",
+    "Text",
 ]
 
 _FILES = {
@@ -45,6 +47,7 @@ _FILES = {
     "sequences": ("Sequences",),
     "shapes": ("Shapes",),
     "teams.replay": ("TeamReplay",),
+    "text": ("Text",),
 }
 
 
