@@ -32,6 +32,9 @@ TASKS = {
     "points": Task("a model of points", "other", ("sample", "density", "figure", "evaluate"), ("density",)),
     "classifier": Task("a classifier", "image-classification", ("evaluate",), ("accuracy", "guiding")),
     "policy": Task("a policy", "reinforcement-learning", ("rollout", "figure", "evaluate"), ("returns", "exact")),
+    "sequences": Task(
+        "a model of one sequence given another", "text2text-generation", ("sample", "evaluate"), ("exact-match",)
+    ),
     "team": Task("a team", "reinforcement-learning", ("rollout", "evaluate"), ("team",)),
 }
 

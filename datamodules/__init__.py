@@ -5,18 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.densities import Densities, Points
+    from datamodules.experience.asynchronous import AsynchronousExperience
     from datamodules.experience.module import Experience
     from datamodules.experience.off_policy import Replay
     from datamodules.experience.tabular import TabularExperience
     from datamodules.folder import ImageFolder
     from datamodules.images import CIFAR10, MNIST, BinaryMNIST5k, Digits, FashionMNIST, MNIST5k
     from datamodules.latents import Latents
+    from datamodules.sequences import Sequences
     from datamodules.shapes import Shapes
     from datamodules.teams.replay import TeamReplay
 
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "AsynchronousExperience",
     "BinaryMNIST5k",
     "Densities",
     "Digits",
@@ -27,6 +30,7 @@ __all__ = [
     "MNIST5k",
     "Points",
     "Replay",
+    "Sequences",
     "Shapes",
     "TabularExperience",
     "TeamReplay",
@@ -34,12 +38,14 @@ __all__ = [
 
 _FILES = {
     "densities": ("Densities", "Points"),
+    "experience.asynchronous": ("AsynchronousExperience",),
     "experience.module": ("Experience",),
     "experience.off_policy": ("Replay",),
     "experience.tabular": ("TabularExperience",),
     "folder": ("ImageFolder",),
     "images": ("CIFAR10", "MNIST", "BinaryMNIST5k", "Digits", "FashionMNIST", "MNIST5k"),
     "latents": ("Latents",),
+    "sequences": ("Sequences",),
     "shapes": ("Shapes",),
     "teams.replay": ("TeamReplay",),
 }

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROTOCOLS = {  # name -> module here, and function
     "accuracy": "classifier:accuracy",
     "exact": "policy:exact",
+    "exact-match": "sequences:exact_match",
     "density": "points:density",
     "guidance": "images:guidance",
     "guiding": "classifier:guiding",

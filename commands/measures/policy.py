@@ -64,5 +64,5 @@ def _made_by(environment: str) -> str:
     import gymnasium as gym
 
     entry = str(gym.spec(environment).entry_point)
-    packages = ["gymnasium", *(package for package in ("mujoco", "box2d") if f".{package}" in entry)]
+    packages = ["gymnasium", *(package for package in ("mujoco", "box2d", "minatar") if f".{package}" in entry)]
     return ", ".join(f"{package} {version(package)}" for package in packages)

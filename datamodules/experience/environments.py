@@ -12,13 +12,15 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from datamodules.experience import minatar
 from zoo.errors import UserError, one_line
 from zoo.rl.policies import LARGEST_RANGE
 from zoo.rl.types import Spaces
 
 # missing package -> the extra of this project that installs it
-EXTRAS = {"mujoco": "mujoco", "imageio": "mujoco", "box2d": "box2d", "pygame": "video"}
+EXTRAS = {"mujoco": "mujoco", "imageio": "mujoco", "box2d": "box2d", "pygame": "video", "minatar": "minatar"}
 Arguments = dict[str, int | float | bool]
+minatar.register()
 
 
 def make(name: str, arguments: Arguments | None = None, render: bool = False) -> gym.Env[Any, Any]:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from zoo.errors import UserError
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "inverse_sqrt")
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -74,12 +74,14 @@ def apply_settings(trainer: L.Trainer, made_with: list[list[dict[str, Any]]]) ->
 def adamw(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
     """Fused AdamW at learning_rate * min(1, i / warmup_steps) * decay(i) in step i = 1, 2, ... of N.
 
-    decay is 1 for the schedule "constant" and (1 + cos(pi (i - 1) / N)) / 2 for "cosine". The module's options are
+    decay is 1 for the schedule "constant", (1 + cos(pi (i - 1) / N)) / 2 for "cosine", and sqrt(w / max(i, w)) with
+    w = warmup_steps for "inverse_sqrt" (Vaswani et al. 2017, arXiv:1706.03762, equation 3). The module's options are
     learning_rate, weight_decay, warmup_steps and, unless it is constant, learning_rate_schedule, all checked by
     `check_options`.
     """
     options = module.hparams
-    cosine = options.get("learning_rate_schedule") == "cosine"
+    schedule, warmup = options.get("learning_rate_schedule"), max(1, options["warmup_steps"])
+    cosine = schedule == "cosine"
     fused = not module.trainer.gradient_clip_val  # Lightning clips no gradients of a fused optimizer in mixed precision
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=options["learning_rate"], weight_decay=options["weight_decay"], fused=fused
@@ -92,7 +94,9 @@ def adamw(module: L.LightningModule) -> OptimizerLRSchedulerConfig:
 
     def factor(done: int) -> float:
         decay = (1 + math.cos(math.pi * min(1, done / total))) / 2 if cosine else 1.0
-        return decay * min(1, (done + 1) / max(1, options["warmup_steps"]))
+        if schedule == "inverse_sqrt":
+            decay = math.sqrt(warmup / max(done + 1, warmup))
+        return decay * min(1, (done + 1) / warmup)
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -16,8 +16,6 @@ from zoo.metrics.likelihood import bits_per_dim
 from zoo.nn.augment import random_affine_on_grid
 from zoo.vae.codebook import digest
 
-CODEBOOK = "model.codebook.codes"  # in a checkpoint
-
 
 class VQPrior(L.LightningModule):
     """Minimises -log P(k(x)), k(x) the codes of images in a trained VQ-VAE, in nats a code.
@@ -103,11 +101,11 @@ class VQPrior(L.LightningModule):
         return self.model(batch[0], self._labels(batch))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a prior of another codebook."""
-        theirs, own = digest(checkpoint["state_dict"][CODEBOOK]), digest(self.model.codebook.codes)
+        """Refuses a prior of another encoder's codes."""
+        theirs, own = (_encoder_digest(state) for state in (checkpoint["state_dict"], self.state_dict()))
         if theirs != own:
             raise UserError(
-                f"the checkpoint's prior is of the codebook {theirs}, but model.first_stage "
+                f"the checkpoint's prior is of the codes of {theirs}, but model.first_stage "
                 f"{self.hparams['first_stage']!r} has {own}: name the model that it was trained on"
             )
 
@@ -146,3 +144,8 @@ class VQPrior(L.LightningModule):
             raise UserError(f"model.first_stage {name!r} has one code: there is nothing to learn")
         own = ("prior", "prior_width", "prior_depth", "prior_dropout", "num_classes")
         return first, {key: value for key, value in described.arguments.items() if key not in own}
+
+
+def _encoder_digest(state: dict[str, Tensor]) -> str:
+    """Of all that says which code an image gets."""
+    return digest(state[name] for name in sorted(state) if name.startswith(("model.encoder.", "model.codebook.codes")))

@@ -16,15 +16,17 @@ from zoo.vae.codebook import perplexity
 class VQVAE(L.LightningModule):
     """Minimises -log p(x | k(x)) + commitment |z - sg(e_k)|^2, in nats a dimension of x.
 
-    The codes e follow the encoder as running means; one that is hardly used is put at a vector of the batch. Here the
-    prior of the codes is uniform: `VQPrior` learns another one, of the model that this run makes. Average the weights
-    with `lightning_modules.callbacks.EMA`.
+    The codes e follow the encoder as running means; one that is hardly used is put at a vector of the batch. With
+    `scalar_levels` they are a fixed grid, and only the first term is left. The prior of the codes is uniform: `VQPrior`
+    learns another one, of the model that this run makes. Average the weights with `lightning_modules.callbacks.EMA`.
 
     Args:
         image_shape: (C, H, W); filled in from the data.
         levels: grey levels; filled in from the data.
         codes: K, vectors in the codebook.
         code_width: of each.
+        scalar_levels: of finite scalar quantisation: so many values for each entry of a code, as (8, 5, 5, 5) for 1,000
+            codes. `codes`, `code_width` and the codebook's options then have no meaning.
         downsamplings: how often the encoder halves height and width.
         channels: of the convolutions on the grid of codes; each finer grid has half as many.
         depth: residual blocks of the encoder and of the decoder.
@@ -44,7 +46,8 @@ class VQVAE(L.LightningModule):
         pretrained: a MODEL (shipped name or folder) to start from; its architecture must be the one given here.
 
     References:
-        van den Oord et al. 2017, arXiv:1711.00937, equation 3 and appendix A.1; 001_7af9247201bdf7d9.txt, section 3.
+        van den Oord et al. 2017, arXiv:1711.00937, equation 3 and appendix A.1; scalar levels: Mentzer et al.
+        2023, arXiv:2309.15505; 001_7af9247201bdf7d9.txt, section 3.
     """
 
     paper = "van den Oord et al. 2017, arXiv:1711.00937"
@@ -56,6 +59,7 @@ class VQVAE(L.LightningModule):
         levels: int,
         codes: int = 64,
         code_width: int = 16,
+        scalar_levels: tuple[int, ...] = (),
         downsamplings: int = 2,
         channels: int = 64,
         depth: int = 2,
@@ -80,7 +84,7 @@ class VQVAE(L.LightningModule):
         if not 0 <= codebook_decay < 1:
             raise UserError(f"model.codebook_decay must be at least 0 and below 1, got {codebook_decay}")
         self.model = construct(self, "vqvae")
-        self._counts = torch.zeros(codes)  # how often each code was used in a validation
+        self._counts = torch.zeros(self.model.num_codes)  # how often each code was used in a validation
 
     configure_callbacks = record
     configure_optimizers = adamw
@@ -89,17 +93,24 @@ class VQVAE(L.LightningModule):
         options, model = self.hparams, self.model
         x = random_affine_on_grid(batch[0], model.levels, options["augmentation"], options["augmentation_probability"])
         found = model.quantised(x)
-        loss = (options["commitment"] * found.commitment - found.log_likelihood).mean() / model.dims
-        z = found.z.detach().flatten(0, -2)
-        if self.trainer.world_size > 1:
-            z = self.all_gather(z).flatten(0, 1)  # type: ignore[union-attr]
-        # the same vectors and the same numbers on every process: their codebooks stay equal
-        generator = torch.Generator().manual_seed(self.trainer.global_step)
-        restarts = model.codebook.update(z, options["codebook_decay"], options["restart_below"], generator)
+        nats, restarts = -found.log_likelihood, 0
+        if not options["scalar_levels"]:
+            nats = nats + options["commitment"] * found.commitment
+            restarts = self._update_codebook(found.z.detach().flatten(0, -2))
+        loss = nats.mean() / model.dims
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/restarts", float(restarts))
         return loss
+
+    def _update_codebook(self, z: Tensor) -> int:
+        """Moves the codes towards vectors (N, width) of all processes, and returns how many restarted."""
+        if self.trainer.world_size > 1:
+            z = self.all_gather(z).flatten(0, 1)  # type: ignore[union-attr]
+        # the same vectors and the same numbers on every process: their codebooks stay equal
+        generator = torch.Generator().manual_seed(self.trainer.global_step)
+        options = self.hparams
+        return self.model.codebook.update(z, options["codebook_decay"], options["restart_below"], generator)
 
     def on_validation_epoch_start(self) -> None:
         self._counts = torch.zeros(self.model.num_codes, device=self.device)

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.autoregressive.inputs import Inputs
+from zoo.nn.attention import Layer
 
 
 class Transformer(nn.Module):
@@ -34,7 +33,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = Inputs(dims, width, condition)
-        self.layers = nn.ModuleList(_Layer(width, heads, dropout) for _ in range(depth))
+        self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(depth))
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -55,34 +54,3 @@ class Transformer(nn.Module):
             return self.output(h)[:, 0]
 
         return step
-
-
-class _Layer(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.project, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.perceptron = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """(B, T, width) -> the same, each entry from itself and those before it."""
-        q, k, v = self._project(h)
-        return self._add(h, F.scaled_dot_product_attention(q, k, v, is_causal=True))
-
-    def next(self, h: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One entry (B, 1, width) -> the same, and the keys and values up to it."""
-        q, k, v = self._project(h)
-        new = torch.stack([k, v])
-        past = new if past is None else torch.cat([past, new], dim=3)
-        return self._add(h, F.scaled_dot_product_attention(q, past[0], past[1])), past
-
-    def _project(self, h: Tensor) -> Tensor:
-        """Queries, keys and values, (3, B, heads, T, width / heads)."""
-        return self.project(self.norm(h)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-
-    def _add(self, h: Tensor, found: Tensor) -> Tensor:
-        h = h + self.dropout(self.out(found.transpose(1, 2).flatten(2)))
-        return h + self.dropout(self.perceptron(h))

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from zoo.rl.convolutions import Convolutions
 from zoo.rl.distributions import Categorical, DiagonalGaussian, StateDependentGaussian
 from zoo.rl.moments import RunningMoments
 from zoo.rl.types import Spaces
@@ -175,6 +176,7 @@ class ActorCritic(Policy):
         exploration: "independent" noise at each step, or "state-dependent".
         hold: steps for which state-dependent noise is held.
         normalize: whether to normalise observations.
+        channels: of `Convolutions` before the trunk, for pictures; their activation is ReLU.
 
     Raises:
         ValueError: if the actions are neither discrete nor continuous, or a value is not among those named.
@@ -196,6 +198,7 @@ class ActorCritic(Policy):
         exploration: str = "independent",
         hold: int = 4,
         normalize: bool = False,
+        channels: tuple[int, ...] = (),
     ) -> None:
         super().__init__(observation_shape, num_actions, action_low, action_high, hidden)
         if activation not in ACTIVATIONS:
@@ -205,12 +208,11 @@ class ActorCritic(Policy):
         if hold < 1:
             raise ValueError(f"hold must be positive, got {hold}")
         self.distribution = _distribution(num_actions, len(action_low), exploration, hidden[-1], log_std, hold)
-        inputs = math.prod(observation_shape)
-        self.actor_trunk = _trunk(inputs, hidden, activation)
-        self.critic_trunk = None if shared else _trunk(inputs, hidden, activation)
+        self.actor_trunk = _trunk(observation_shape, channels, hidden, activation)
+        self.critic_trunk = None if shared else _trunk(observation_shape, channels, hidden, activation)
         self.actor_head = _linear(hidden[-1], self.distribution.outputs, 0.01)
         self.critic_head = _linear(hidden[-1], 1, 1.0)
-        self.normalizer = RunningMoments((inputs,)) if normalize else None
+        self.normalizer = RunningMoments((math.prod(observation_shape),)) if normalize else None
 
     def outputs(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         return self._actor(self._inputs(observations))
@@ -263,8 +265,14 @@ def _distribution(
     return StateDependentGaussian(size, features, log_std, hold)
 
 
-def _trunk(inputs: int, hidden: tuple[int, ...], activation: str) -> nn.Sequential:
+def _trunk(
+    shape: tuple[int, ...], channels: tuple[int, ...], hidden: tuple[int, ...], activation: str
+) -> nn.Sequential:
     layers: list[nn.Module] = []
+    inputs = math.prod(shape)
+    if channels:
+        convolutions = Convolutions(shape, channels, math.sqrt(2))
+        layers, inputs = [convolutions], convolutions.features
     for width in hidden:
         layers += [_linear(inputs, width, math.sqrt(2)), ACTIVATIONS[activation]()]
         inputs = width

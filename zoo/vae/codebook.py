@@ -1,11 +1,16 @@
-"""A codebook that follows the vectors which it stands for."""
+"""Codebooks: one that follows the vectors which it stands for, and a fixed grid."""
 
 import hashlib
+import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.errors import UserError
+
+MOST_CODES = 2**16  # of a lattice
 SMALLEST = 1e-6  # size of a code that still moves: below it, sums are mostly rounding
 
 
@@ -66,9 +71,55 @@ class Codebook(nn.Module):
         return len(lost)
 
 
-def digest(codes: Tensor) -> str:
-    """Twelve letters that tell the codes (K, width) from any others."""
-    return hashlib.sha256(codes.float().cpu().contiguous().numpy().tobytes()).hexdigest()[:12]
+class Lattice(nn.Module):
+    """All K = prod_i L_i points of a grid in [-1, 1]^width, and k(z) the nearest one to z, entry by entry:
+
+        e_i = 2 n_i / (L_i - 1) - 1,    n_i = round((L_i - 1) (z_i + 1) / 2),    k = sum_i n_i prod_{j > i} L_j
+
+    Finite scalar quantisation: nothing is learned here, no code dies, and the encoder ends in a hyperbolic tangent. The
+    grid is symmetric for even L_i too, where the paper shifts it by half a step.
+
+    Args:
+        levels: L_i, at least 2 each.
+
+    References:
+        Mentzer et al. 2023, arXiv:2309.15505, section 3.
+    """
+
+    codes: Tensor  # e, (K, width)
+    levels: Tensor  # L, (width,)
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__()
+        if min(levels) < 2:
+            raise UserError(f"scalar_levels must be at least 2 each, got {levels!r}")
+        if math.prod(levels) > MOST_CODES:
+            raise UserError(f"scalar_levels must make at most {MOST_CODES} codes, got {levels!r}")
+        numbers = torch.unravel_index(torch.arange(math.prod(levels)), levels)
+        sizes = torch.tensor(levels)
+        self.register_buffer("levels", sizes, persistent=False)
+        self.register_buffer("codes", 2 * torch.stack(numbers, 1) / (sizes - 1) - 1, persistent=False)
+
+    def forward(self, index: Tensor) -> Tensor:
+        """The codes of whole numbers (...), (..., width)."""
+        return F.embedding(index, self.codes)
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """The number of the code nearest to each vector of [-1, 1]^width, (..., width) -> (...)."""
+        numbers = ((z.to(self.codes) + 1) * (self.levels - 1) / 2).round().long()
+        index = numbers[..., 0]
+        for i in range(1, len(self.levels)):
+            index = index * self.levels[i] + numbers[..., i]
+        return index
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Twelve letters that tell tensors from any others."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:12]
 
 
 def perplexity(counts: Tensor) -> Tensor:

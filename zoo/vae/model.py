@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.flows.builders import realnvp
 from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
 from zoo.heads import sample
 from zoo.random import normal, per_row
+from zoo.vae.networks import image_of_vector, perceptron, vector_of_image
 
 
 class Posterior(NamedTuple):
@@ -22,7 +24,10 @@ class Posterior(NamedTuple):
 
 
 class Elbo(NamedTuple):
-    """The two terms of the bound, in nats: log p(x | z) of one draw of z (B,), and KL(q(z_j | x) || p(z_j)) (B, Z)."""
+    """The two terms of the bound, in nats: log p(x | z) of one draw of z (B,), and KL(q(z_j | x) || p(z_j)) (B, Z).
+
+    With a flow as prior the second is log q(z | x) - log p(z) of the same draw, (B, 1).
+    """
 
     log_likelihood: Tensor
     kl: Tensor
@@ -31,20 +36,24 @@ class Elbo(NamedTuple):
 class VAE(nn.Module):
     """p(x) = int p(z) prod_d p(x_d | z) dz, p(z) = N(0, I), p(x_d | z) a distribution over the grey levels.
 
+    Or p(z) = N(f(z); 0, I) |det df/dz|, f a Real NVP, which is learned with the rest.
+
     The bound that is maximised, and its tighter form of K draws:
 
         log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z)),    q(z | x) = N(mu(x), diag sigma(x)^2)
         log p(x) >= E log (1/K) sum_k p(x | z_k) p(z_k) / q(z_k | x)
 
-    Encoder and decoder are multilayer perceptrons with residual connections and layer normalisation.
+    Encoder and decoder are multilayer perceptrons with residual connections and layer normalisation, or convolutions.
 
     Args:
         image_shape: (C, H, W).
         levels: grey levels of images in [-1, 1].
         latents: Z, the dimension of z.
-        hidden: width of both networks.
+        hidden: width of both networks; of convolutions, on the coarsest grid, and half as much on each finer one.
         depth: their residual blocks.
-        dropout: probability of dropping a hidden unit.
+        dropout: probability of dropping a hidden unit of a perceptron.
+        downsamplings: how often convolutions halve H and W; 0 for perceptrons.
+        prior_couplings: affine couplings of f, whose perceptrons have 64 hidden units; 0 for N(0, I).
         head: the distribution of a grey level: "categorical", "logistic" or "bernoulli"; see `zoo.heads`.
         components: of the head "logistic".
 
@@ -53,7 +62,7 @@ class VAE(nn.Module):
 
     References:
         Kingma & Welling 2013, arXiv:1312.6114, equations 3 and 10; Burda et al. 2015, arXiv:1509.00519, equation 8;
-        001_7af9247201bdf7d9.txt, section 2.
+        a flow as prior: Chen et al. 2016, arXiv:1611.02731, section 3.2; 001_7af9247201bdf7d9.txt, section 2.
     """
 
     def __init__(
@@ -66,6 +75,8 @@ class VAE(nn.Module):
         dropout: float = 0.1,
         head: str = "categorical",
         components: int = 5,
+        downsamplings: int = 0,
+        prior_couplings: int = 0,
     ) -> None:
         super().__init__()
         self.head = make_head(head, levels, components)
@@ -74,8 +85,16 @@ class VAE(nn.Module):
         self.shape, self.labels = tuple(image_shape), ()
         self.levels, self.latents, self.dims = levels, latents, math.prod(image_shape)
         self.latent_shape = (latents,)
-        self.encoder = _mlp(self.dims, hidden, 2 * latents, depth, dropout)
-        self.decoder = _mlp(latents, hidden, self.dims * self.head.num_parameters, depth, dropout)
+        self.downsamplings, count = downsamplings, self.head.num_parameters
+        if downsamplings:
+            self.encoder = vector_of_image(image_shape, hidden, 2 * latents, downsamplings, depth)
+            self.decoder = image_of_vector(latents, hidden, image_shape, count, downsamplings, depth)
+        else:
+            self.encoder = perceptron(self.dims, hidden, 2 * latents, depth, dropout)
+            self.decoder = perceptron(latents, hidden, self.dims * count, depth, dropout)
+
+        # its last layers start at zero, and p(z) at N(0, I)
+        self.prior = realnvp((latents,), couplings=prior_couplings, hidden=64) if prior_couplings else None
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, levels={self.levels}, latents={self.latents}"
@@ -90,18 +109,24 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> Posterior:
         """q(z | x) for images (B, C, H, W) in [-1, 1]."""
-        mean, raw = _full(self.encoder(x.flatten(1))).chunk(2, dim=1)
+        mean, raw = _full(self.encoder(x if self.downsamplings else x.flatten(1))).chunk(2, dim=1)
         return Posterior(mean, F.softplus(raw + 0.5).clamp(min=1e-4).log())
 
     def decode(self, z: Tensor) -> Tensor:
-        """Parameters of p(x_d | z), those of `head`: (..., Z) -> (..., C, H, W, P)."""
-        return _full(self.decoder(z)).unflatten(-1, (*self.shape, self.head.num_parameters))
+        """Parameters of p(x_d | z), those of `head`: (B, Z) -> (B, C, H, W, P)."""
+        out, count = _full(self.decoder(z)), self.head.num_parameters
+        if self.downsamplings:
+            return out.unflatten(1, (self.shape[0], count)).movedim(2, -1)
+        return out.unflatten(1, (*self.shape, count))
 
     def elbo(self, x: Tensor, noise: Tensor) -> Elbo:
         """Both terms of the bound for images (B, C, H, W) on the grid, with z = mu + sigma noise, noise (B, Z)."""
         q = self.encode(x)
         z = q.mean + q.log_std.exp() * noise
-        kl = 0.5 * (q.mean.square() + (2 * q.log_std).exp() - 1) - q.log_std
+        if self.prior is None:
+            kl = 0.5 * (q.mean.square() + (2 * q.log_std).exp() - 1) - q.log_std
+        else:
+            kl = -self._log_ratio(z, noise, q.log_std)[:, None]
         return Elbo(self._log_prob(x, z), kl)
 
     @torch.no_grad()
@@ -138,8 +163,7 @@ class VAE(nn.Module):
         for _ in range(draws):
             noise = normal(q.mean.shape, generator, x.device).to(q.mean)
             z = q.mean + q.log_std.exp() * noise
-            log_prior_ratio = (0.5 * (noise.square() - z.square()) + q.log_std).sum(1)  # log p(z) - log q(z | x)
-            total = torch.logaddexp(total, self._log_prob(x, z) + log_prior_ratio)
+            total = torch.logaddexp(total, self._log_prob(x, z) + self._log_ratio(z, noise, q.log_std))
         return total - math.log(draws)
 
     @torch.inference_mode()
@@ -153,14 +177,14 @@ class VAE(nn.Module):
         temperature: float = 1.0,
         expected: bool = False,
     ) -> Tensor:
-        """Draws images (n, C, H, W) in [-1, 1]: z ~ N(0, I), then x ~ p(x | z) on the grid of grey levels.
+        """Draws images (n, C, H, W) in [-1, 1]: z ~ p(z), then x ~ p(x | z) on the grid of grey levels.
 
         Args:
             n: at least 1.
             labels: none; the model is unconditional.
             generator: source of z and of the grey levels.
-            noise: z (n, Z), instead of drawing it.
-            temperature: factor of z; below 1 images are more alike.
+            noise: z (n, Z), or f(z) of a flow, instead of drawing it from N(0, I).
+            temperature: factor of the noise; below 1 images are more alike.
             expected: whether to show the mean of p(x | z) instead of a draw: smoother, and no sample of the model.
 
         Raises:
@@ -175,12 +199,24 @@ class VAE(nn.Module):
             raise UserError(f"noise must have the shape {(n, self.latents)}, got {tuple(noise.shape)}")
         weights, source = next(self.parameters()), per_row(generator)
         z = normal((n, self.latents), source, weights.device) if noise is None else noise
-        parameters = self.decode(temperature * z.to(weights))
+        z = temperature * z.to(weights)
+        if self.prior is not None:
+            z, _ = self.prior.decode(z)
         if expected:
-            log_probs = self.head.log_probs(parameters)
-            return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+            return self.mean_image(z)
         uniform = torch.special.ndtr(normal((n, *self.shape), source, weights.device))
-        return self._image(sample(self.head, parameters, uniform))
+        return self._image(sample(self.head, self.decode(z), uniform))
+
+    @torch.inference_mode()
+    def mean_image(self, z: Tensor) -> Tensor:
+        """The means of p(x | z), (B, Z) -> (B, C, H, W)."""
+        log_probs = self.head.log_probs(self.decode(z))
+        return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+
+    def _log_ratio(self, z: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
+        """log p(z) - log q(z | x) of z = mu + sigma noise, (B,)."""
+        u, ladj = (z, 0.0) if self.prior is None else self.prior.encode(z)
+        return (0.5 * (noise.square() - u.square()) + log_std).sum(1) + ladj
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (B,): a sum over the entries of x."""
@@ -195,26 +231,6 @@ class VAE(nn.Module):
             raise UserError("labels must not be given: this model knows no classes")
 
 
-class _Residual(nn.Module):
-    """x + W_2 dropout(silu(W_1 norm(x)))."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
 def _full(x: Tensor) -> Tensor:
     """x in float32 or better: sums of log-probabilities need it, also under autocasting."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _mlp(inputs: int, hidden: int, outputs: int, depth: int, dropout: float) -> nn.Sequential:
-    blocks = [_Residual(hidden, dropout) for _ in range(depth)]
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), *blocks, nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, outputs)
-    )

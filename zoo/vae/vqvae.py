@@ -1,7 +1,6 @@
 """A vector-quantised autoencoder of images on a grid of grey levels, and a prior of its codes."""
 
 import math
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,8 @@ from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
 from zoo.heads import sample
 from zoo.random import normal, per_row
-from zoo.vae.codebook import Codebook
+from zoo.vae.codebook import Codebook, Lattice
+from zoo.vae.networks import coarse_grid, convolutional_decoder, convolutional_encoder
 
 
 class Quantised(NamedTuple):
@@ -48,6 +48,8 @@ class VQVAE(nn.Module):
         levels: grey levels of images in [-1, 1].
         codes: K.
         code_width: of a vector e.
+        scalar_levels: of finite scalar quantisation: the codes are all points of a grid with so many values for each
+            entry, as (8, 5, 5, 5) for 1,000. `codes` and `code_width` then have no meaning.
         downsamplings: how often the encoder halves H and W.
         channels: of the convolutions on the grid of codes; each finer grid has half as many.
         depth: residual blocks of each, on the grid of codes.
@@ -61,7 +63,8 @@ class VQVAE(nn.Module):
         UserError: if an argument is out of range, or does not fit the others.
 
     References:
-        van den Oord et al. 2017, arXiv:1711.00937; 001_7af9247201bdf7d9.txt, section 3.
+        van den Oord et al. 2017, arXiv:1711.00937; scalar levels: Mentzer et al. 2023, arXiv:2309.15505;
+        001_7af9247201bdf7d9.txt, section 3.
     """
 
     is_bound = True  # log_likelihood is below the logarithm of the probability
@@ -72,6 +75,7 @@ class VQVAE(nn.Module):
         levels: int,
         codes: int = 64,
         code_width: int = 16,
+        scalar_levels: tuple[int, ...] = (),
         downsamplings: int = 2,
         channels: int = 64,
         depth: int = 2,
@@ -85,27 +89,26 @@ class VQVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.head = make_head(head, levels, components)
-        if min(*image_shape, codes, code_width, channels, depth) < 1 or downsamplings < 0:
+        if min(*image_shape, codes, code_width, channels, depth) < 1:
             raise UserError("image_shape, codes, code_width, channels and depth must be positive")
-        count, height, width = image_shape
-        if height % 2**downsamplings or width % 2**downsamplings:
-            raise UserError(
-                f"downsamplings must leave whole pixels of {height} x {width}, got {downsamplings}: halve less often"
-            )
         if prior not in ("uniform", "pixelcnn"):
             raise UserError(f"prior must be uniform or pixelcnn, got {prior!r}")
         self.shape, self.levels, self.dims = tuple(image_shape), levels, math.prod(image_shape)
-        self.grid = height >> downsamplings, width >> downsamplings
+        self.grid = coarse_grid(image_shape, downsamplings)
+        count, height, width = image_shape
         parameters = count * self.head.num_parameters
-        self.encoder = _encoder(count, channels, code_width, downsamplings, depth)
-        self.decoder = _decoder(code_width, channels, parameters, downsamplings, depth)
+        code_width = len(scalar_levels) or code_width
+        self.encoder = convolutional_encoder(count, channels, code_width, downsamplings, depth)
+        if scalar_levels:
+            self.encoder.append(nn.Tanh())  # codes are within [-1, 1]
+        self.decoder = convolutional_decoder(code_width, channels, parameters, downsamplings, depth)
         # what is alike in all images, each pixel for itself
         self.background = nn.Parameter(torch.zeros(parameters, height, width))
-        self.codebook = Codebook(codes, code_width)
-        self.num_codes, self.prior = codes, None
+        self.codebook: Codebook | Lattice = Lattice(scalar_levels) if scalar_levels else Codebook(codes, code_width)
+        self.num_codes, self.prior = len(self.codebook.codes), None
         if prior == "pixelcnn":
             self.prior = Autoregressive(
-                (1, *self.grid), codes, prior, width=prior_width, depth=prior_depth, dropout=prior_dropout,
+                (1, *self.grid), self.num_codes, prior, width=prior_width, depth=prior_depth, dropout=prior_dropout,
                 num_classes=num_classes, nominal=True,
             )  # fmt: skip
         self.labels = self.prior.labels if self.prior is not None else ()
@@ -229,34 +232,3 @@ def _as_image(index: Tensor, codes: int) -> Tensor:
 def _full(x: Tensor) -> Tensor:
     """x in float32 or better: distances and sums of log-probabilities need it, also under autocasting."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-class _Residual(nn.Module):
-    """x + W_2 silu(W_1 silu(norm(x))), convolutions of 3x3 and 1x1."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(1, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(width, width, 1),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-def _encoder(inputs: int, width: int, outputs: int, downsamplings: int, depth: int) -> nn.Sequential:
-    widths = [max(1, width >> i) for i in reversed(range(downsamplings + 1))]
-    parts: list[nn.Module] = [nn.Conv2d(inputs, widths[0], 3, padding=1)]
-    for fine, coarse in pairwise(widths):
-        parts += [nn.SiLU(), nn.Conv2d(fine, coarse, 4, stride=2, padding=1)]
-    parts += [_Residual(width) for _ in range(depth)]
-    return nn.Sequential(*parts, nn.SiLU(), nn.Conv2d(width, outputs, 1))
-
-
-def _decoder(inputs: int, width: int, outputs: int, upsamplings: int, depth: int) -> nn.Sequential:
-    widths = [max(1, width >> i) for i in range(upsamplings + 1)]
-    parts: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1), *(_Residual(width) for _ in range(depth))]
-    for coarse, fine in pairwise(widths):
-        parts += [nn.SiLU(), nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1)]
-    return nn.Sequential(*parts, nn.SiLU(), nn.Conv2d(widths[-1], outputs, 1))

@@ -42,7 +42,7 @@ class DQN(L.LightningModule):
 
     Args:
         spaces, total_env_steps: filled in from the data; the action must be one discrete one.
-        hidden: widths.
+        hidden: widths. channels: of convolutions before them, for pictures; see `zoo.rl.convolutions`.
         dueling: "none", or how V(s) and A(s, a) give Q(s, a): "mean" or "max".
         double: whether Q chooses the action that Q' values.
         target_period: environment steps between copies of Q to Q'; null or 0 learns from Q itself, without a target
@@ -84,6 +84,7 @@ class DQN(L.LightningModule):
         epsilon_env_steps: int = 10_000,
         anneal: bool = False,
         compile: bool | None = None,
+        channels: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.save_hyperparameters()

@@ -23,7 +23,8 @@ from lightning_modules.trainer.progress import continue_finished_run, log_test, 
 from lightning_modules.trainer.record import record
 from zoo.errors import UserError
 from zoo.rl.flat import FlatParameters
-from zoo.rl.off_policy.sac import sac_actor_loss, sac_critics_loss
+from zoo.rl.off_policy.critics import Critics
+from zoo.rl.off_policy.sac import sac_actor_loss, sac_critics_loss, sac_value_loss
 from zoo.rl.off_policy.values import soft_update, temperature_gradient
 from zoo.rl.types import Spaces
 
@@ -42,6 +43,9 @@ class SAC(L.LightningModule):
         learning_rate: of all three Adams.
         alpha: where the temperature begins. learn_alpha: whether it is learned, or stays there.
         max_alpha: that a learned temperature does not exceed: a target that no policy reaches would raise it forever.
+        value_network: whether Q is regressed on r + gamma V'(s'), and V on min Q - alpha log pi, as in the older form;
+            then there are no target critics, and V' follows V.
+        target_period: updates between those of the target; with tau 1 it is copied then.
         target_entropy: that a learned temperature leads to; by default -A, or half of log n, the largest one, for n
             discrete actions. The 0.98 log n of the paper on discrete actions asks for a nearly uniform policy.
         anneal: whether the learning rates fall linearly to 0.
@@ -50,11 +54,13 @@ class SAC(L.LightningModule):
     References:
         Haarnoja et al. 2018, arXiv:1812.05905, algorithm 1; Christodoulou 2019, arXiv:1910.07207 (discrete actions);
         Xu et al. 2021, arXiv:2112.02852 (why a target near log n does not learn).
-        003_679b8cdb08266a71.txt has a value network and no temperature: the older form, arXiv:1801.01290.
+        The older form, with a value network and a fixed temperature: Haarnoja et al. 2018, arXiv:1801.01290,
+        algorithm 1; 003_679b8cdb08266a71.txt.
     """
 
     env_steps: Tensor
-    noises = 2  # an update draws an action for s' and one for s
+    updates: Tensor
+    noises = 2  # an update draws an action for s', or for V at s, and one for s
     paper = "Haarnoja et al. 2018, arXiv:1812.05905"
 
     def __init__(
@@ -71,11 +77,13 @@ class SAC(L.LightningModule):
         anneal: bool = False,
         compile: bool | None = None,
         max_alpha: float = 100.0,
+        value_network: bool = False,
+        target_period: int = 1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = False
-        check(self.hparams, ("learning_rate", "alpha", "max_alpha"))
+        check(self.hparams, ("learning_rate", "alpha", "max_alpha", "target_period"))
         if alpha > max_alpha:
             raise UserError(f"model.alpha must be at most model.max_alpha {max_alpha}, got {alpha}")
         if len(spaces["num_actions"]) > 1:
@@ -85,42 +93,61 @@ class SAC(L.LightningModule):
         self.gamma = gamma
         self.model = construct(self, "actor", **spaces)
         self.critics = critics_for(self.model, hidden)
-        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        inputs = math.prod(self.model.observation_shape)
+        self.value = Critics(inputs, hidden=hidden, count=1) if value_network else None
+        self.targets = copy.deepcopy(self.value or self.critics).requires_grad_(False)
         self.temperature = nn.ParameterDict({"log_alpha": nn.Parameter(torch.tensor([math.log(alpha)]))})
         discrete = spaces["num_actions"]
         default = 0.5 * math.log(discrete[0]) if discrete else -float(self.model.action_size)
         self.target_entropy = default if target_entropy is None else target_entropy
         self.register_buffer("env_steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))  # the phase of the target
 
     def configure_optimizers(self) -> list[Optimizer]:
         networks: dict[str, Any] = {"actor": self.model, "critics": self.critics}
-        self.critics_loss = partial(sac_critics_loss, **networks, targets=self.targets)
+        has_value = self.hparams["value_network"]
+        self.critics_loss = partial(sac_critics_loss, **networks, targets=self.targets, value_network=has_value)
         self.actor_loss = partial(sac_actor_loss, **networks)
         rate = self.hparams["learning_rate"]
         self.critics_learner = learner(self, self.critics, rate)
         self.actor_learner = learner(self, self.model, rate)
         self.temperature_learner = learner(self, self.temperature, rate)
+        learners = [self.critics_learner, self.actor_learner, self.temperature_learner]
+        if self.value is not None:
+            self.value_loss = partial(sac_value_loss, **networks, value=self.value)
+            self.value_learner = learner(self, self.value, rate)
+            learners.append(self.value_learner)
         self.flat_targets = FlatParameters(self.targets)  # not its vector: a registered one would enter state_dict
-        return [part.optimizer for part in (self.critics_learner, self.actor_learner, self.temperature_learner)]
+        return [part.optimizer for part in learners]
 
-    def update(self, minibatch: Tensor, next_noise: Tensor, noise: Tensor) -> Statistics:
-        """One update by packed `Transitions` (B, width) and noise (B, A) for the actions at s' and at s.
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.count = int(self.updates)  # on the host: an update must not wait for the device
+        learn_from_rounds(self, batch, batch_idx)
+        self.updates.fill_(self.count)
+
+    def update(self, minibatch: Tensor, other_noise: Tensor, noise: Tensor) -> Statistics:
+        """One update by packed `Transitions` (B, width) and noise (B, A) for the target's actions and the actor's.
 
         The networks see each step at once: their parameters are views of the learners' vectors.
         """
         log_alpha = self.temperature_learner.vector.detach()
         alpha = log_alpha.exp()[0]
-        critics = self.critics_learner.step(self.critics_loss, minibatch, next_noise, alpha)
+        followed, value = self.critics_learner, {}
+        if self.value is not None:
+            followed = self.value_learner
+            value = followed.step(self.value_loss, minibatch, other_noise, alpha)
+        critics = self.critics_learner.step(self.critics_loss, minibatch, other_noise, alpha)
         actor = self.actor_learner.step(self.actor_loss, minibatch, noise, alpha)
         if self.hparams["learn_alpha"]:
             gradient = temperature_gradient(actor["log_prob"], self.target_entropy)
             self.temperature_learner.apply(gradient.expand_as(log_alpha))
             self.temperature_learner.vector.clamp_(max=math.log(self.hparams["max_alpha"]))
-        soft_update(self.flat_targets.vector, self.critics_learner.vector, self.hparams["tau"])
-        return critics | actor | {"alpha": alpha}
+        self.count += 1
+        if self.count % self.hparams["target_period"] == 0:
+            soft_update(self.flat_targets.vector, followed.vector, self.hparams["tau"])
+        return value | critics | actor | {"alpha": alpha}
 
     on_fit_start = set_precision_and_clock
-    training_step = learn_from_rounds
     validation_step = log_validation
     test_step = log_test
     on_load_checkpoint = continue_finished_run

@@ -41,7 +41,7 @@ class PPO(L.LightningModule):
     Args:
         spaces: filled in from the data.
         total_env_steps: filled in from the data; the run stops there, and what is annealed reaches 0.
-        hidden, activation, shared, log_std, exploration, hold: of `zoo.rl.policies.ActorCritic`.
+        hidden, activation, shared, log_std, exploration, hold, channels: of `zoo.rl.policies.ActorCritic`.
         normalize: whether observations are normalised by their running moments, and rewards divided by the running
             standard deviation of discounted returns; both are clipped to +-10.
         gamma: discount. gae_lambda: lambda of GAE.
@@ -101,6 +101,7 @@ class PPO(L.LightningModule):
         kl_bound: float = 0.01,
         dual_rate: float = 10.0,
         compile: bool | None = None,
+        channels: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.save_hyperparameters()

@@ -17,6 +17,7 @@ from lightning_modules.trainer.progress import save_run
 from tests.environments import ACTIONS, Probe
 from zoo.errors import UserError
 from zoo.rl.flat import FlatAdam
+from zoo.rl.types import Transitions
 
 QUIET = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
@@ -24,6 +25,7 @@ QUIET = {
 }  # fmt: skip
 ALGORITHMS = {"sac": SAC, "td3": TD3, "ddpg": DDPG}
 every = pytest.mark.parametrize("name", ALGORITHMS)
+COLD = {"alpha": 0.01, "learn_alpha": False}
 LEARNED = ("discounting", "time-limit")
 PENDULUM = {"num_envs": 2, "update_every": 2, "warmup_env_steps": 20, "batch_size": 8, "rounds_per_batch": 7, "seed": 3}
 
@@ -117,6 +119,12 @@ def test_probes_are_solved(kind, name):
         ),
         ("sac", "action-dependent", {"actions": "discrete", "alpha": 0.05, "learn_alpha": False}),
         pytest.param("sac", "one-step", {}, marks=pytest.mark.slow),
+        pytest.param("sac", "one-step", {"value_network": True} | COLD, marks=pytest.mark.slow),
+        (
+            "sac",
+            "action-dependent",
+            {"actions": "discrete", "value_network": True, "target_period": 10, "tau": 1.0} | COLD,
+        ),
         ("sac", "two-step", {"n_step": 3, "alpha": 0.01, "learn_alpha": False}),
         ("td3", "two-step", {"n_step": 2, "num_envs": 4, "update_every": 4}),
         ("ddpg", "bandit", {"drift": True, "critic_learning_rate": 2e-2}),
@@ -154,6 +162,35 @@ def test_td3_without_what_it_adds_is_ddpg_to_the_bit():
     for part in ("model", "critics", "target_actor", "targets"):
         for one, other in zip(getattr(ddpg, part).parameters(), getattr(td3, part).parameters(), strict=True):
             assert torch.equal(one, other), part
+
+
+def test_ddpg_without_copies_and_memory_is_dpg(monkeypatch):
+    """Learning from each transition once, as it comes, by its own networks: on-line, as in Silver et al. 2014."""
+    seen, update = [], DDPG.update
+
+    def noted(self, minibatch):
+        seen.append(minibatch[0].clone())
+        said = update(self, minibatch)
+        for target, network in ((self.targets, self.critics), (self.target_actor, self.model)):
+            assert equal(target, network)
+        return said
+
+    monkeypatch.setattr(DDPG, "update", noted)
+    data = Replay("Pendulum-v1", 60, warmup_env_steps=1, batch_size=1, capacity=1, seed=0)
+    fit(made("ddpg", data, tau=1.0), data)
+    rows = Transitions.unpack(torch.stack(seen), 1)
+    assert len(seen) == 59, "one for each step after the first"
+    assert torch.equal(rows.next_observations[:-1], rows.observations[1:]), "in the order of the episode"
+
+
+def test_targets_are_followed_or_copied():
+    data = Replay("Pendulum-v1", 20 + 14, **PENDULUM)
+    copied = fit(made("sac", data, tau=1.0, target_period=5, value_network=True), data)  # after 10 of 14
+    assert copied.updates == 14
+    assert not equal(copied.targets, copied.value)
+    data = Replay("Pendulum-v1", 20 + 14, **PENDULUM)
+    copied = fit(made("sac", data, tau=1.0, target_period=7, value_network=True), data)
+    assert equal(copied.targets, copied.value)
 
 
 def test_the_actor_is_delayed_and_the_phase_is_saved():
@@ -224,9 +261,17 @@ class ResetAt(Callback):
             trainer.datamodule.loader.reset()
 
 
-@pytest.mark.parametrize(("name", "n_step"), [("sac", 1), ("td3", 3), ("ddpg", 1)])
-def test_a_resumed_run_is_the_uninterrupted_one_that_resets_there(name, n_step, tmp_path):
-    path, options = tmp_path / "middle.ckpt", {"drift": True} if name == "ddpg" else {}
+@pytest.mark.parametrize(
+    ("name", "n_step", "options"),
+    [
+        ("sac", 1, {}),
+        ("sac", 1, {"value_network": True, "target_period": 7}),
+        ("td3", 3, {}),
+        ("ddpg", 1, {"drift": True}),
+    ],
+)
+def test_a_resumed_run_is_the_uninterrupted_one_that_resets_there(name, n_step, options, tmp_path):
+    path = tmp_path / "middle.ckpt"
     settings = PENDULUM | {"save_replay": True, "capacity": 70, "n_step": n_step}  # it goes round
     whole_data = Replay("Pendulum-v1", 200, **settings)
     saved = ResetAt(path, 100)

@@ -9,7 +9,7 @@ from zoo.rl.flat import FlatParameters
 from zoo.rl.off_policy.actors import Actor
 from zoo.rl.off_policy.critics import Critics
 from zoo.rl.off_policy.noise import clipped_gaussian, ornstein_uhlenbeck
-from zoo.rl.off_policy.sac import sac_actor_loss, sac_critics_loss
+from zoo.rl.off_policy.sac import sac_actor_loss, sac_critics_loss, sac_value_loss
 from zoo.rl.off_policy.td3 import td3_actor_loss, td3_critics_loss
 from zoo.rl.off_policy.values import (
     bootstrapped,
@@ -249,6 +249,53 @@ def test_soft_losses_and_their_gradients(discrete):
 
         places, slopes = numerical(actor_loss, flat_actor.vector)
         torch.testing.assert_close(gradient[places], slopes, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_value_network_is_taught_by_the_critics_and_teaches_them(discrete):
+    policy = actor(num_actions=(4,), action_low=(), action_high=()) if discrete else actor()
+    size = SIZE if discrete else SIZE + ACTIONS
+    online, value = critics(4 if discrete else 1, size), critics(inputs=SIZE, count=1, seed=4)
+    matrix, noise, alpha = (
+        batch(1 if discrete else ACTIONS),
+        torch.randn(ROWS, ACTIONS, dtype=torch.float64),
+        tensor(0.3)[0],
+    )
+    rows = Transitions.unpack(matrix, 1 if discrete else ACTIONS)
+    if discrete:
+        goal = expected_soft_values(online(rows.observations), policy(rows.observations), alpha)
+    else:
+        actions, logs = policy.distribution.sample_with_log_prob(policy(rows.observations), noise)
+        goal = soft_values(online(torch.cat([rows.observations, actions], 1)), logs, alpha)
+    expected = 0.5 * (value(rows.observations)[0] - goal.detach()).square().mean()
+    parameters = dict(value.named_parameters())
+    loss, _ = sac_value_loss(parameters, matrix, noise, alpha, value=value, critics=online, actor=policy)
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(one, [*value.parameters()]) for one in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+
+    options = {"critics": online, "actor": policy, "value_network": True}
+    loss, _ = sac_critics_loss(dict(online.named_parameters()), matrix, noise, alpha, targets=value, **options)
+    goal = rows.rewards + rows.discounts * value(rows.next_observations)[0]
+    chosen = online(torch.cat([rows.observations, rows.actions], 1)) if not discrete else None
+    if discrete:
+        chosen = online(rows.observations).gather(2, rows.actions.long().expand(2, ROWS, 1))[..., 0]
+    torch.testing.assert_close(loss, 0.5 * (chosen - goal).square().sum(0).mean())
+
+
+def test_with_exact_values_the_target_is_that_of_sac():
+    """Where V is the expectation over the policy, r + d V(s') is the target of two critics, exactly."""
+    policy, online = actor(num_actions=(4,), action_low=(), action_high=()), critics(4, SIZE)
+    target, matrix, alpha = critics(4, SIZE, seed=3), batch(1), tensor(0.3)[0]
+
+    def exact(observations):
+        return expected_soft_values(target(observations), policy(observations), alpha)[None]
+
+    given = {"critics": online, "actor": policy}
+    parameters = dict(online.named_parameters())
+    plain, _ = sac_critics_loss(parameters, matrix, None, alpha, targets=target, **given)
+    by_value, _ = sac_critics_loss(parameters, matrix, None, alpha, targets=exact, value_network=True, **given)
+    assert torch.equal(plain, by_value)
 
 
 def test_td3_without_what_it_adds_is_ddpg():

@@ -10,7 +10,7 @@ from lightning_modules import VQVAE as Module
 from lightning_modules import VQPrior
 from tests import runs
 from zoo.errors import UserError
-from zoo.vae.codebook import Codebook, digest, perplexity
+from zoo.vae.codebook import Codebook, Lattice, digest, perplexity
 from zoo.vae.vqvae import VQVAE
 
 SHAPE, LEVELS = (2, 4, 6), 3
@@ -182,6 +182,8 @@ def test_mistakes_are_named():
         (lambda: model(downsamplings=2), "downsamplings must leave whole pixels of 4 x 6, got 2"),
         (lambda: model(prior="made"), "prior must be uniform or pixelcnn, got 'made'"),
         (lambda: model(codes=0), "must be positive"),
+        (lambda: model(scalar_levels=(4, 1)), "scalar_levels must be at least 2 each"),
+        (lambda: model(scalar_levels=(300, 300)), "scalar_levels must make at most 65536 codes"),
         (lambda: Module(SHAPE, LEVELS, commitment=-1), "model.commitment must be at least 0, got -1"),
         (lambda: Module(SHAPE, LEVELS, codebook_decay=1), "model.codebook_decay must be at least 0 and below 1, got 1"),
         (lambda: VQPrior(SHAPE, LEVELS, "made-digits"), "model.first_stage must be a VQ-VAE, got 'made-digits'"),
@@ -208,7 +210,7 @@ def test_both_stages_run_and_a_prior_of_another_codebook_is_refused(tmp_path, co
     assert "bits_per_dim" in answer.out
     found = command("fit", *prior, first[1], "--trainer.max_epochs", 2, "--ckpt_path", folder / "last.ckpt")
     assert found.status == 2
-    assert "the checkpoint's prior is of the codebook" in found.err
+    assert "the checkpoint's prior is of the codes of" in found.err
     found = command("fit", *prior, whole)
     assert found.status == 2
     assert "has a prior already" in found.err
@@ -216,5 +218,41 @@ def test_both_stages_run_and_a_prior_of_another_codebook_is_refused(tmp_path, co
 
 def test_digests_tell_codebooks_apart():
     codes = torch.randn(4, 2)
-    assert digest(codes) == digest(codes.clone())
-    assert digest(codes) != digest(codes.flip(0))
+    assert digest([codes]) == digest([codes.clone()])
+    assert digest([codes]) != digest([codes.flip(0)])
+
+
+def test_a_run_with_a_lattice_and_its_prior(tmp_path, command):
+    short = ("--data.batches_per_epoch", 2, "--trainer.max_epochs", 1)
+    first = runs.fit(tmp_path / "first", "--config", "vqvae-digits", "--model.scalar_levels", "[4,3]", *short)
+    assert command("export", first / "last.ckpt", tmp_path / "vqvae").status == 0
+    prior = ("--config", "pixelcnn-vqvae-digits", "--model.first_stage", tmp_path / "vqvae", *short)
+    second = runs.fit(tmp_path / "second", *prior)
+    assert command("export", second / "last.ckpt", tmp_path / "whole").status == 0
+    assert command("sample", tmp_path / "whole", "--num-samples", 4, "--output", tmp_path / "x.npy").status == 0
+
+
+@pytest.mark.parametrize("levels", [(3,), (4, 3, 2), (8, 5, 5, 5)])
+def test_a_lattice_holds_each_point_of_its_grid_once_and_finds_it_again(levels):
+    book, count = Lattice(levels), math.prod(levels)
+    assert book.codes.shape == (count, len(levels))
+    assert book.codes.unique(dim=0).shape == book.codes.shape
+    for column, number in zip(book.codes.T, levels, strict=True):
+        torch.testing.assert_close(column.unique(), torch.linspace(-1, 1, number))
+    assert torch.equal(book.nearest(book.codes), torch.arange(count))
+    z = 2 * torch.rand(3, 7, len(levels)) - 1
+    assert torch.equal(book.nearest(z), torch.cdist(z, book.codes).argmin(-1))
+
+
+def test_an_encoder_of_a_lattice_reaches_every_code_and_has_a_gradient():
+    """Of z = tanh a, whatever a is: that of log p(x | k) at the code, times 1 - z^2."""
+    made, x = model(scalar_levels=(4, 3)), images(3)
+    assert made.codebook.nearest(torch.randn(1000, 2).tanh()).unique().numel() == made.num_codes == 12
+    a = torch.randn(3, 2, 3, 2).double().requires_grad_()
+    made._encode = lambda _: a.tanh()
+    found = made.quantised(x)
+    (through,) = torch.autograd.grad(found.log_likelihood.sum(), a)
+    codes = made.codebook(found.codes).detach().requires_grad_()
+    given = made.head.log_prob(made.decode(codes), (x + 1).long()).sum()
+    expected = torch.autograd.grad(given, codes)[0] * (1 - a.tanh().square())
+    torch.testing.assert_close(through, expected.detach())

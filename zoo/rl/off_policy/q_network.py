@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from zoo.rl.convolutions import Convolutions
 from zoo.rl.distributions import EpsilonGreedy
 from zoo.rl.off_policy.actors import relu_layers
 from zoo.rl.policies import Policy
@@ -35,6 +36,7 @@ class QNetwork(Policy):
         hidden: widths. Dueling streams, of V and of A, have the last one each, and share those before.
         dueling: "none", "mean" or "max", see `dueling_values`.
         epsilon: with which it explores when it plays.
+        channels: of `Convolutions` before the hidden layers, for pictures.
 
     Attributes:
         in_bfloat16: whether to multiply in it between hidden layers.
@@ -52,6 +54,7 @@ class QNetwork(Policy):
         hidden: tuple[int, ...] = (128, 128),
         dueling: str = "none",
         epsilon: float = 0.05,
+        channels: tuple[int, ...] = (),
     ) -> None:
         super().__init__(observation_shape, num_actions, action_low, action_high, hidden)
         if len(num_actions) != 1:
@@ -62,8 +65,10 @@ class QNetwork(Policy):
             raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
         self.distribution = EpsilonGreedy(num_actions[0], epsilon)
         self.dueling, self.in_bfloat16 = dueling, False
+        self.convolutions = Convolutions(observation_shape, channels) if channels else None
+        inputs = self.convolutions.features if self.convolutions else math.prod(observation_shape)
         # both streams are one layer of twice the width
-        widths = [math.prod(observation_shape), *hidden[:-1], hidden[-1] * (1 if dueling == "none" else 2)]
+        widths = [inputs, *hidden[:-1], hidden[-1] * (1 if dueling == "none" else 2)]
         self.trunk = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.head = nn.Linear(hidden[-1], num_actions[0])
         self.value_head = None if dueling == "none" else nn.Linear(hidden[-1], 1)
@@ -77,7 +82,8 @@ class QNetwork(Policy):
         return self.outputs(observations)[0]
 
     def outputs(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        x = relu_layers(self.trunk, observations.flatten(-len(self.observation_shape)), self.in_bfloat16)
+        x = observations.flatten(-len(self.observation_shape))
+        x = relu_layers(self.trunk, x if self.convolutions is None else self.convolutions(x), self.in_bfloat16)
         if self.value_head is None:
             return self.head(x), x
         of_value, of_advantages = x.chunk(2, -1)

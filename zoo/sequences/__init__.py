@@ -1,0 +1,1 @@
+"""Models of sequences of characters: one into another, and one character after the other."""
