@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.densities import Densities, Points
+    from datamodules.experience.asynchronous import AsynchronousExperience
     from datamodules.experience.module import Experience
     from datamodules.experience.off_policy import Replay
     from datamodules.experience.tabular import TabularExperience
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "AsynchronousExperience",
     "BinaryMNIST5k",
     "Densities",
     "Digits",
@@ -38,6 +40,7 @@ __all__ = [
 
 _FILES = {
     "densities": ("Densities", "Points"),
+    "experience.asynchronous": ("AsynchronousExperience",),
     "experience.module": ("Experience",),
     "experience.off_policy": ("Replay",),
     "experience.tabular": ("TabularExperience",),

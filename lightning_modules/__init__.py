@@ -18,6 +18,7 @@ from lightning_modules.rl.off_policy.ddpg import DDPG
 from lightning_modules.rl.off_policy.dqn import DQN
 from lightning_modules.rl.off_policy.sac import SAC
 from lightning_modules.rl.off_policy.td3 import TD3
+from lightning_modules.rl.on_policy.a3c import A3C
 from lightning_modules.rl.on_policy.impala import IMPALA
 from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
@@ -31,6 +32,7 @@ from lightning_modules.vae.vq_prior import VQPrior
 from lightning_modules.vae.vqvae import VQVAE
 
 __all__ = [
+    "A3C",
     "CNF",
     "DDIM",
     "DDPG",

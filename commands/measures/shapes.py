@@ -83,6 +83,8 @@ def shapes(model: Any, described: Description, *, full: bool, say: Say) -> Metri
 
 
 def _sets(model: Any) -> Sets:
-    if "sampler" not in inspect.signature(model.sample).parameters:
-        return (("", {}, "as the model samples by default"),)
+    known = inspect.signature(model.sample).parameters
+    if "sampler" not in known:
+        means: Sets = (("means", {"expected": True}, "means of the decoder"),) if "expected" in known else ()
+        return (("", {}, "as the model samples by default"), *means)
     return GUIDED if model.labels else SAMPLED
