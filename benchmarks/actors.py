@@ -38,6 +38,10 @@ class Waiting(gym.Env[Any, Any]):
         return np.zeros(4, np.float32), 0.0, False, False, {}
 
 
+def register() -> None:
+    gym.register(NAME, "benchmarks.actors:Waiting", disable_env_checker=True, order_enforce=False)
+
+
 def measure(count: int, milliseconds: float, rounds: int, ways: tuple[str, ...]) -> dict[str, list[float]]:
     """Seconds a vector step of each way in each round."""
     made = {way: make_vector(NAME, count, way, {"milliseconds": milliseconds}) for way in ways}
@@ -58,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ways", nargs="+", default=["sync", "async", "ray"])
     args = parser.parse_args()
-    gym.register(NAME, "benchmarks.actors:Waiting", disable_env_checker=True, order_enforce=False)
+    register()
     print(machine())
     rows = []
     for count in COUNTS:

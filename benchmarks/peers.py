@@ -42,6 +42,8 @@ class Size(NamedTuple):
 
 SIZES = {
     "8x8": Size((1, 8, 8), 32, (1, 2), 1, (1,), {"dim": 32, "dim_mults": (1, 2), "attn_heads": 1}),
+    # images of one channel in patches of two, as in cfg-mnist5k
+    "28x28": Size((4, 14, 14), 32, (1, 2), 1, (1,), {"dim": 32, "dim_mults": (1, 2), "attn_heads": 1}),
     "32x32": Size((3, 32, 32), 32, (1, 2, 2), 1, (1,), {"dim": 36, "dim_mults": (1, 1, 2), "attn_heads": 1}),
     "32x32-9M": Size((3, 32, 32), 64, (1, 2, 2, 2), 2, (1,), {"dim": 64, "dim_mults": (1, 2, 4)}),
     "32x32-36M": Size((3, 32, 32), 128, (1, 2, 2, 2), 2, (1,), {"dim": 128, "dim_mults": (1, 2, 4)}),
@@ -129,6 +131,13 @@ class Side:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average()
+
+    @torch.inference_mode()
+    def evaluate(self, x: Tensor) -> Tensor:
+        """The network's prediction for x (B, C, H, W) at times of all kinds."""
+        t = 1 + torch.arange(len(x), device=x.device) * 997 % 999
+        self.network.eval()
+        return self.network(x, t)
 
     def draw(self, count: int) -> Tensor:
         """`sample` with the network in evaluation mode."""

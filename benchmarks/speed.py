@@ -1,10 +1,10 @@
-"""Training step and sampling of ours, diffusers and lucidrains, with their defaults and each at its best.
+"""A training step, a network evaluation and sampling: ours, diffusers and lucidrains, by default and each at its best.
 
     python -m benchmarks.diffusion speed [--sizes 8x8 32x32] [--threads 1 2] [--device cuda]
 
-A training step is forward, backward, optimizer and EMA at batch 64; sampling is 64 images by DDIM, in 50 steps, but 10
-for 32x32 on a CPU. All variants of one thread count take turns in one process. Results are kept, so that an interrupted
-run resumes.
+A training step is forward, backward, optimizer and EMA at batch 64; an evaluation is the network's prediction for 64
+images; sampling is 64 images by DDIM, in 50 steps, but 10 above 8x8 on a CPU. All variants of one thread count take
+turns in one process. Results are kept, so that an interrupted run resumes.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.clock import (
 )
 from benchmarks.peers import SIDES, SIZES, TINY, Setting, assert_equal_cost, build, quiet
 
-WORKS = ("train", "sample")
+WORKS = ("train", "evaluate", "sample")
 PRECISIONS = ("fp32", "bf16")
 DEFAULT = "defaults"
 
@@ -81,9 +81,11 @@ def measure(
     for work in WORKS:
         calls, compiling = {}, {}
         for key, side in built.items():
-            calls[key] = (
-                (lambda side=side: side.update(images)) if work == "train" else (lambda side=side: side.draw(batch))
-            )
+            calls[key] = {
+                "train": lambda side=side: side.update(images),
+                "evaluate": lambda side=side: side.evaluate(images),
+                "sample": lambda side=side: side.draw(batch),
+            }[work]
             compiling[key] = first_call(calls[key]) if side.setting.compiled else 0.0
         once = max(seconds(call) for call in calls.values())
         repeats = max(1, min(20, int(0.5 / once)))
@@ -129,8 +131,9 @@ def _in_a_process(args: argparse.Namespace, size: str, threads: int) -> Any:
 def report(
     title: str, result: dict[str, Any], batch: int, steps: int, costs: dict[str, tuple[int, int]], peak: float
 ) -> None:
-    for work in WORKS:  # a backward is counted as two forwards
-        what, flops = ("ms a step", 3) if work == "train" else (f"ms for {batch} images in {steps} steps", steps)
+    sampling = f"ms for {batch} images in {steps} steps"
+    headings = {"train": ("ms a step", 3), "evaluate": ("ms", 1), "sample": (sampling, steps)}
+    for work, (what, flops) in headings.items():  # a backward is counted as two forwards
         best = {side: _best(rows) for side, rows in result[work].items()}
         rows = []
         for side, entries in result[work].items():

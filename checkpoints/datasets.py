@@ -17,6 +17,13 @@ class Dataset(NamedTuple):
     licence: str = ""
 
 
+class Pairs(NamedTuple):
+    """A task of sequences in words, and an example of a source."""
+
+    about: str
+    example: str
+
+
 DATASETS = {
     "Digits": Dataset(
         "scikit-learn digits",
@@ -70,6 +77,10 @@ DENSITIES = {  # of the plane: name -> what it is
     "2spirals": "two spirals",
     "swissroll": "a roll",
 }
+SEQUENCES = {  # of pairs of texts: name -> what they are, and a source
+    "sort": Pairs("1 to 16 digits, and the same digits in order", "31415926"),
+    "dates": Pairs("days of 1900 to 2099, each written in one of five ways, and in ISO 8601", "July 4, 1976"),
+}
 
 
 def dataset_of(data: dict[str, Any]) -> Dataset:
@@ -84,6 +95,13 @@ def dataset_of(data: dict[str, Any]) -> Dataset:
             f"The density {name!r}, {DENSITIES[name]}, by FFJORD's definition (zoo/synthetic/densities.py): "
             "independent points from a seed, 100,000 for testing. Its density is known, and so is its entropy, the "
             "floor of the NLL.",
+            "generated, none needed",
+        )
+    if kind == "Sequences" and name in [*SEQUENCES]:
+        return Dataset(
+            f"{name} (sequences)",
+            f"Pairs of texts from a seed, drawn by zoo/synthetic/sequences.py: {SEQUENCES[name].about}. Validation and "
+            "testing have 2,000 pairs each, whose sources have 5 characters or more and are not trained on.",
             "generated, none needed",
         )
     environment = arguments.get("environment")

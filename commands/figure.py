@@ -135,7 +135,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "guidance": lambda model: _draws_images(model) and _takes(model, "guidance_scale") and has_null_label(model),
     "denoising": lambda model: _draws_images(model) and _takes(model, "noise", "steps", "on_step"),
     "interpolation": lambda model: _draws_images(model) and _takes(model, "noise"),
-    "traversal": lambda model: _draws_images(model) and _takes(model, "noise", "expected") and hasattr(model, "encode"),
+    "traversal": lambda model: hasattr(model, "encode") and hasattr(model, "mean_image"),
     "inversion": lambda model: _draws_images(model) and hasattr(model, "denoiser"),
     "completion": lambda model: _draws_images(model) and (_takes(model, "known", "steps") or _keeps_rows(model)),
     "flow": lambda model: (

@@ -1,5 +1,7 @@
 """Draw images or points from a model: a PNG to look at, or numbers as .npy, .safetensors or .csv (images in [-1, 1]).
 
+A model of text prints what it writes: `sample transformer-sort --source 31415926`. --output sample.txt keeps it.
+
 A conditional model draws what is asked for: `--labels 7`, or in turn `--labels 7 8`. Each model has options of its own,
 which `sample MODEL --help` explains: a diffusion model its sampler, its steps and its guidance, a flow a temperature.
 """
@@ -12,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from checkpoints.table import class_of
+from checkpoints.whole import written_whole
 from commands.labels import classes, label
 from commands.models import Turns, library_messages, option_values
 from commands.numbers import write_numbers
@@ -26,12 +30,20 @@ if TYPE_CHECKING:
 BATCH = 160  # images drawn at once: their feature maps still fit the caches of a CPU
 POINTS = 10_000  # points drawn at once
 ENDINGS = (".png", ".npy", ".safetensors", ".csv")
+IMAGES = 64  # are drawn by default
+BETWEEN = "\n" + 40 * "-" + "\n"  # two texts of several lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--num-samples", type=at_least(1), default=64, help="how many images, or points")
+    parser.add_argument(
+        "--num-samples", type=at_least(1), help=f"how many (default: {IMAGES}; of text one, or one a --source)"
+    )
     parser.add_argument("--seed", type=at_least(0), default=0, help="the same seed draws the same samples")
-    parser.add_argument("--output", type=Path, default=Path("samples.png"), help=f"a file: {', '.join(ENDINGS)}")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help=f"a file: {', '.join(ENDINGS)}, of text .txt (default: samples.png; text is printed)",
+    )
     parser.add_argument(
         "--labels",
         type=label,
@@ -44,13 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    check_output(args.output, ENDINGS)
+    writes = hasattr(class_of(args.described.model), "text")
+    args.num_samples = args.num_samples or (len(args.own.get("source", [""])) if writes else IMAGES)
+    if not writes:
+        args.output = args.output or Path("samples.png")
+    if args.output is not None:
+        check_output(args.output, (".txt",) if writes else ENDINGS)
 
     from checkpoints.store import load
 
     device = choose_device(args.device)
     model: Any = load(args.described, device)
-    _check_ending(args.output, model.shape, args.model)
+    if not writes:
+        _check_ending(args.output, model.shape, args.model)
     classifier = None
     if "classifier" in args.own:
         classifier = args.own["classifier"] = _classifier(args.own["classifier"], device)
@@ -68,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     with Progress(args.num_samples, steps or 1) as progress:
         samples = _draw(args, model, labels, given, calls, progress)
     seconds = time.perf_counter() - start
+    if writes:
+        return _write_texts(model.text(samples), args)
     columns = args.described.data.get("columns") or []  # names of a table
     write_samples(samples, args.output, ",".join(map(str, columns)))
     answer = {"output": str(args.output), "num_samples": args.num_samples, "seconds": round(seconds, 3)}
@@ -130,6 +150,19 @@ def write_samples(samples: "Tensor", path: Path, header: str = "") -> None:
         from zoo.pictures import image_grid
 
         write_pixels(path, image_grid(samples))
+
+
+def _write_texts(texts: list[str], args: argparse.Namespace) -> int:
+    """Prints texts or writes them into a file: one a line, or with a rule between them if one has several lines."""
+    between = BETWEEN if any("\n" in text for text in texts) else "\n"
+    if args.output is not None:
+        with written_whole(args.output) as beside:
+            beside.write_text(between.join(texts) + "\n", encoding="utf-8")
+    if args.json:
+        print(json.dumps({"output": args.output and str(args.output), "texts": texts}))
+    else:
+        print(between.join(texts) if args.output is None else f"wrote {args.output}: {len(texts)} texts")
+    return 0
 
 
 def _check_ending(path: Path, shape: tuple[int, ...], name: str) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.densities import Densities, Points
+    from datamodules.experience.asynchronous import AsynchronousExperience
     from datamodules.experience.module import Experience
     from datamodules.experience.off_policy import Replay
     from datamodules.experience.tabular import TabularExperience
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from datamodules.sequences import Sequences
     from datamodules.shapes import Shapes
     from datamodules.teams.replay import TeamReplay
+    from datamodules.text import Text
 
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "AsynchronousExperience",
     "BinaryMNIST5k",
     "Densities",
     "Digits",
@@ -32,10 +35,12 @@ __all__ = [
     "Shapes",
     "TabularExperience",
     "TeamReplay",
+    "Text",
 ]
 
 _FILES = {
     "densities": ("Densities", "Points"),
+    "experience.asynchronous": ("AsynchronousExperience",),
     "experience.module": ("Experience",),
     "experience.off_policy": ("Replay",),
     "experience.tabular": ("TabularExperience",),
@@ -45,6 +50,7 @@ _FILES = {
     "sequences": ("Sequences",),
     "shapes": ("Shapes",),
     "teams.replay": ("TeamReplay",),
+    "text": ("Text",),
 }
 
 

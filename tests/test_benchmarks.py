@@ -34,7 +34,7 @@ def _quiet():
         yield
 
 
-@pytest.mark.parametrize("size", ["8x8", "32x32"])
+@pytest.mark.parametrize("size", ["8x8", "28x28", "32x32"])
 def test_networks_of_equal_cost(size):
     costs = assert_equal_cost(SIZES[size])
     assert [*costs] == [*SIDES] == [*CLASSES]
@@ -97,7 +97,7 @@ def test_speed_measures_every_variant(capsys):
     result = speed.measure("tiny", ["ours", "diffusers"], ["fp32", "bf16"], rounds=1, batch=2, eager=True, device="cpu")
     result = json.loads(json.dumps(result))
     assert [*result["train"]["ours"]] == ["defaults", "fp32 eager", "bf16 eager"]
-    assert len(result["sample"]["diffusers"]) == 5
+    assert len(result["sample"]["diffusers"]) == len(result["evaluate"]["diffusers"]) == 5
     speed.report("tiny", result, 2, 10, {"ours": (1, 1), "diffusers": (1, 1)}, 1.0)
     speed.best_over_threads("tiny", [(1, result), (2, result)])
     assert "each side at its best" in capsys.readouterr().out

@@ -38,6 +38,14 @@ class Sampler(Model, Protocol):
 
 
 @runtime_checkable
+class Writer(Sampler, Protocol):
+    """A sampler of texts, as tokens."""
+
+    def text(self, tokens: Tensor) -> list[str]:
+        """What each of the samples (n, T) reads."""
+
+
+@runtime_checkable
 class Density(Model, Protocol):
     """A model with a likelihood; options of its own follow the named ones, each with its default."""
 

@@ -93,7 +93,7 @@ def traversal(model: "VAE", args: argparse.Namespace) -> Numbers:
     latents = q.mean[args.seed % len(images)].repeat(len(chosen), VALUES, 1)
     for row, latent in enumerate(chosen):
         latents[row, :, latent] = values
-    drawn = model.sample(len(chosen) * VALUES, noise=latents.flatten(0, 1), expected=True).cpu()
+    drawn = model.mean_image(latents.flatten(0, 1)).cpu()
     names = [f"latent {latent}, {nats[latent]:.1f} nats" for latent in chosen]
     title = f"{args.model}: one latent at a time"
     draw(args.output, [Panel(title, drawn, VALUES, names, [f"{value:.3g}" for value in values.tolist()])])

@@ -50,7 +50,8 @@ def likelihood(model: Any, described: Description, *, full: bool, say: Say) -> M
     )
     if model.labels or not isinstance(model, Sampler):
         return metrics
-    sets: dict[str, tuple[dict[str, Any], int]] = {"temperature1": ({}, DRAWS if full else 4)}
+    draws = DRAWS if full and not getattr(model, "is_estimate", False) else 4  # a solve for each sample is slow
+    sets: dict[str, tuple[dict[str, Any], int]] = {"temperature1": ({}, draws)}
     return metrics | measure_samples(model, data, sets, say)
 
 

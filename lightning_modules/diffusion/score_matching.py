@@ -38,6 +38,8 @@ class ScoreMatching(L.LightningModule):
         channels, channel_multipliers, blocks_per_level, attention_levels, patch_size, dropout, num_timesteps,
             augmentation, augmentation_probability, augmentation_labels, learning_rate,
             learning_rate_schedule, weight_decay, warmup_steps, pretrained, compile: see `lightning_modules.DDPM`.
+        fourier: numbers n of the network's features sin(2^n pi x) and cos(2^n pi x), for grey levels that are fine
+            beside the range of the data; see `zoo.nn.unet.UNet`.
         schedule: "ve", "linear" or "cosine" noise.
         sigma_range: lowest and highest noise level of schedule "ve".
         parameterization: "eps" or "edm".
@@ -62,6 +64,7 @@ class ScoreMatching(L.LightningModule):
         blocks_per_level: int = 1,
         attention_levels: tuple[int, ...] = (1,),
         patch_size: int = 1,
+        fourier: tuple[int, ...] = (),
         dropout: float = 0.1,
         schedule: str = "ve",
         num_timesteps: int = 1000,

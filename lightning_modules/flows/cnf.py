@@ -32,17 +32,20 @@ class CNF(L.LightningModule):
         levels: grey levels of images, 0 of points; filled in from the data.
         num_classes: filled in from the data; used if `class_conditional`.
         class_conditional: whether the density is p(x | label).
+        network: of the field, "mlp", or "unet" for images, which needs `trace` "hutchinson" and flow matching alone.
         hidden: width of the field's perceptron.
         depth: its hidden layers; 2 above a few dimensions, where the exact trace is cheapest.
         activation: "tanh", "silu" or "softplus".
         dropout: probability of dropping a hidden unit in flow matching.
-        frequencies: features of time.
+        frequencies: features of time of the perceptron.
+        channels, channel_multipliers, patch_size: of the U-Net, see `lightning_modules.DDPM`.
         solver: "dopri5", "dopri8", "bosh3", or "euler", "midpoint", "rk4" in `steps` equal steps.
         tolerance: of an adaptive solver.
         steps: of a fixed-step solver.
         trace: "exact" or "hutchinson".
         max_evaluations: of the field, after which a solve is given up.
         alpha: of images, how near the base's quantiles come to 0 and 1; see `zoo.flows.marginals`.
+        pooling: of images, counts of all pixels' histogram in each pixel's own; see there.
         flow_matching_steps: steps of flow matching before likelihood; by default all of the run, 0 for none.
         coupling: of noise and data in flow matching: "independent" or "ot".
         training_solver: of steps of likelihood.
@@ -73,17 +76,22 @@ class CNF(L.LightningModule):
         levels: int = 0,
         num_classes: int | tuple[int, ...] = 0,
         class_conditional: bool = False,
+        network: str = "mlp",
         hidden: int = 64,
         depth: int = 3,
         activation: str = "silu",
         dropout: float = 0.0,
         frequencies: int = 8,
+        channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
+        patch_size: int = 1,
         solver: str = "dopri5",
         tolerance: float = 1e-5,
         steps: int = 16,
         trace: str = "exact",
         max_evaluations: int = 5_000,
         alpha: float = 1e-3,
+        pooling: float = 0.0,
         flow_matching_steps: int | None = None,
         coupling: str = "independent",
         training_solver: str = "rk4",
@@ -168,6 +176,10 @@ def _check(options: Mapping[str, Any]) -> None:
         raise UserError(f"model.likelihood_learning_rate must be positive, got {options['likelihood_learning_rate']}")
     if options["flow_matching_steps"] is not None and options["flow_matching_steps"] < 0:
         raise UserError(f"model.flow_matching_steps must be at least 0, got {options['flow_matching_steps']}")
+    if options["network"] == "unet" and options["flow_matching_steps"] is not None:
+        raise UserError(
+            "model.flow_matching_steps must be left out with network 'unet': it is trained by matching alone"
+        )
     if options["coupling"] == "ot" and options["class_conditional"]:
         raise UserError("model.coupling 'ot' pairs points across classes: take 'independent' with class_conditional")
     if options["coupling"] not in ("independent", "ot"):

@@ -32,6 +32,7 @@ class VAE(L.LightningModule):
         head: the distribution of a grey level: "categorical", "logistic" (a mixture of `components`; for many levels)
             or "bernoulli" (for two levels).
         components: of the head "logistic".
+        prior_couplings: of a Real NVP that is the prior of the latents, learned with the rest; 0 for N(0, I).
         beta: weight of the KL divergence; above 1 the latents are fewer and less entangled.
         beta_warmup_steps: steps over which beta rises from 0.
         kl_target: nats of the KL divergence at which beta, at first `beta`, comes to rest; by default it is fixed.
@@ -67,6 +68,7 @@ class VAE(L.LightningModule):
         head: str = "categorical",
         components: int = 5,
         downsamplings: int = 0,
+        prior_couplings: int = 0,
         beta: float = 1.0,
         beta_warmup_steps: int = 0,
         kl_target: float | None = None,
@@ -92,6 +94,10 @@ class VAE(L.LightningModule):
             if beta_warmup_steps or free_bits:
                 raise UserError("model.kl_target moves beta itself: leave beta_warmup_steps and free_bits at 0")
             self.register_buffer("beta", torch.tensor(float(beta)))  # saved, for a run that is resumed
+        if prior_couplings and free_bits:
+            raise UserError(
+                "model.free_bits are of single latents, which a flow as prior mixes: leave one of them at 0"
+            )
         self.model = construct(self, "vae")
 
     configure_callbacks = record

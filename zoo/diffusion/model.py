@@ -28,7 +28,7 @@ class ImageDiffusion(nn.Module):
     Args:
         image_shape: (C, H, W).
         channels, channel_multipliers, blocks_per_level, attention_levels, dropout, num_classes, patch_size,
-            augmentation_labels: see `zoo.nn.unet.UNet`.
+            augmentation_labels, fourier: see `zoo.nn.unet.UNet`.
         schedule, num_timesteps, sigma_range: see `zoo.diffusion.process.NoiseProcess`.
         parameterization: what the network predicts: "eps", "x0", "v" or "edm"; "v" not with schedule "ve".
         null_label: whether each column has one label more, `num_classes`, that stands for "any", as classifier-free
@@ -54,6 +54,7 @@ class ImageDiffusion(nn.Module):
         null_label: bool = False,
         patch_size: int = 1,
         augmentation_labels: bool = False,
+        fourier: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         check(parameterization)
@@ -68,7 +69,7 @@ class ImageDiffusion(nn.Module):
         self.process = NoiseProcess(schedule, num_timesteps, sigma_range)
         widths = (channels, channel_multipliers, blocks_per_level, attention_levels)
         self.network = UNet(
-            self.image_shape, *widths, dropout, num_classes, null_label, patch_size, augmentation_labels
+            self.image_shape, *widths, dropout, num_classes, null_label, patch_size, augmentation_labels, fourier
         )
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:

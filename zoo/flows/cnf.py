@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.flows.ode import ADAPTIVE, Evaluations, Solver
 from zoo.flows.velocity import VelocityMLP
+from zoo.flows.velocity_unet import VelocityUNet
 from zoo.random import normal, per_row
 
+Field = VelocityMLP | VelocityUNet
 TRACES = ("exact", "hutchinson")
 NOISE, DATA = 0.0, 1.0  # times
 
@@ -50,7 +52,7 @@ class CNF(nn.Module):
         000_507b39bbaa34acda.txt, section 12.4 (with the sign of its trace corrected).
     """
 
-    def __init__(self, field: VelocityMLP, solver: Solver | None = None, trace: str = "exact") -> None:
+    def __init__(self, field: Field, solver: Solver | None = None, trace: str = "exact") -> None:
         super().__init__()
         self.field = field
         self.solver, self.trace = solver or Solver(), check_trace(trace)
@@ -142,7 +144,7 @@ class CNF(nn.Module):
 
 
 def flow_matching_loss(
-    field: VelocityMLP,
+    field: Field,
     x: Tensor,
     context: Tensor | None = None,
     coupling: str = "independent",

@@ -113,6 +113,10 @@ class Flow(nn.Module):
             raise UserError(f"noise must have the shape (N, {self.dims}), got {tuple(z.shape)}")
         return self.bijection.inverse(z.to(self.like), self._context(labels, len(z)))  # type: ignore[operator]
 
+    def _points(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """x of `decode`."""
+        return self.decode(z, labels)[0]
+
     @torch.inference_mode()
     def path(self, points: Tensor, labels: Tensor | None = None, inverse: bool = False) -> list[Tensor]:
         """Where x goes, layer by layer, up to z; with `inverse`, where z goes, up to x. The start comes first."""
@@ -150,7 +154,7 @@ class Flow(nn.Module):
             noise = self._draw(n, generator)
         elif noise.shape != (n, self.dims):
             raise UserError(f"noise must have the shape {(n, self.dims)}, got {tuple(noise.shape)}")
-        x, _ = self.decode(temperature * noise.to(self.like), labels)
+        x = self._points(temperature * noise.to(self.like), labels)
         return quantise(x, self.levels) if self.levels else x
 
     def log_likelihood(

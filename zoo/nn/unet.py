@@ -134,6 +134,8 @@ class UNet(nn.Module):
         null_label: whether each column has one more class, number num_classes, that stands for "no label".
         patch_size: side of the pixel blocks that become channels of the first level; 2 makes each layer 4 times
             cheaper, and no pixel is lost.
+        fourier: numbers n whose sin(2^n pi x) and cos(2^n pi x) the first convolution takes beside x: they show it
+            differences of x that are small beside x itself, which the likelihood of grey levels depends on.
         augmentation_labels: whether the network can be told how its images were augmented; what it is told adds a
             linear function, 0 for no augmentation, to the embedding of the time. Without being told it predicts images
             that were not augmented.
@@ -145,7 +147,7 @@ class UNet(nn.Module):
     References:
         Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3; patches:
         Hoogeboom et al. 2023, arXiv:2301.11093, section 3.2; augmentation: Karras et al. 2022, arXiv:2206.00364,
-        appendix F.2.
+        appendix F.2; Fourier features: Kingma et al. 2021, arXiv:2107.00630, appendix C.
     """
 
     def __init__(
@@ -160,6 +162,7 @@ class UNet(nn.Module):
         null_label: bool = False,
         patch_size: int = 1,
         augmentation_labels: bool = False,
+        fourier: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         image_channels, height, width = image_shape
@@ -187,7 +190,8 @@ class UNet(nn.Module):
         self.embed_augmentation = nn.Linear(AMOUNTS, embedding_width, bias=False) if augmentation_labels else None
         self.patch_size = patch_size
         patch_channels = image_channels * patch_size**2
-        self.conv_in = nn.Conv2d(patch_channels, channels, 3, padding=1)
+        self.fourier = fourier
+        self.conv_in = nn.Conv2d(patch_channels * (1 + 2 * len(fourier)), channels, 3, padding=1)
 
         widths = [channels * multiplier for multiplier in channel_multipliers]
         current, skips = channels, [channels]  # `skips`: widths of the feature maps that the up path will take
@@ -238,7 +242,9 @@ class UNet(nn.Module):
             raise ValueError("augmentation must not be given to a network without augmentation_labels")
         embedding = F.silu(embedding)
 
-        h = self.conv_in(F.pixel_unshuffle(x.to(dtype), self.patch_size))  # (B, C, H / patch, W / patch)
+        x = x.to(dtype)
+        waves = [wave(2**n * math.pi * x) for n in self.fourier for wave in (torch.sin, torch.cos)]
+        h = self.conv_in(F.pixel_unshuffle(torch.cat([x, *waves], 1), self.patch_size))  # (B, C, H / patch, W / patch)
         skips = [h]
         for i, level in enumerate(self.down):
             for stage in level:  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zoo.errors import UserError
 from zoo.nn.attention import Layer
 from zoo.sequences.search import State, beam_search
-from zoo.sequences.tokens import counted, to_text, to_tokens
+from zoo.sequences.tokens import check_alphabet, counted, to_text, to_tokens
 
 
 class EncoderDecoder(nn.Module):
@@ -49,8 +49,7 @@ class EncoderDecoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if not alphabet or len(set(alphabet)) < len(alphabet):
-            raise UserError(f"alphabet must hold different characters, got {alphabet!r:.50}")
+        check_alphabet(alphabet)
         if min(source_length, target_length, width, depth, heads) < 1:
             raise UserError("source_length, target_length, width, depth and heads must be positive")
         if width % heads or width % 2:

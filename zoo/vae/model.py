@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import UserError
+from zoo.flows.builders import realnvp
 from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
 from zoo.heads import sample
@@ -23,7 +24,10 @@ class Posterior(NamedTuple):
 
 
 class Elbo(NamedTuple):
-    """The two terms of the bound, in nats: log p(x | z) of one draw of z (B,), and KL(q(z_j | x) || p(z_j)) (B, Z)."""
+    """The two terms of the bound, in nats: log p(x | z) of one draw of z (B,), and KL(q(z_j | x) || p(z_j)) (B, Z).
+
+    With a flow as prior the second is log q(z | x) - log p(z) of the same draw, (B, 1).
+    """
 
     log_likelihood: Tensor
     kl: Tensor
@@ -31,6 +35,8 @@ class Elbo(NamedTuple):
 
 class VAE(nn.Module):
     """p(x) = int p(z) prod_d p(x_d | z) dz, p(z) = N(0, I), p(x_d | z) a distribution over the grey levels.
+
+    Or p(z) = N(f(z); 0, I) |det df/dz|, f a Real NVP, which is learned with the rest.
 
     The bound that is maximised, and its tighter form of K draws:
 
@@ -47,6 +53,7 @@ class VAE(nn.Module):
         depth: their residual blocks.
         dropout: probability of dropping a hidden unit of a perceptron.
         downsamplings: how often convolutions halve H and W; 0 for perceptrons.
+        prior_couplings: affine couplings of f, whose perceptrons have 64 hidden units; 0 for N(0, I).
         head: the distribution of a grey level: "categorical", "logistic" or "bernoulli"; see `zoo.heads`.
         components: of the head "logistic".
 
@@ -55,7 +62,7 @@ class VAE(nn.Module):
 
     References:
         Kingma & Welling 2013, arXiv:1312.6114, equations 3 and 10; Burda et al. 2015, arXiv:1509.00519, equation 8;
-        001_7af9247201bdf7d9.txt, section 2.
+        a flow as prior: Chen et al. 2016, arXiv:1611.02731, section 3.2; 001_7af9247201bdf7d9.txt, section 2.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class VAE(nn.Module):
         head: str = "categorical",
         components: int = 5,
         downsamplings: int = 0,
+        prior_couplings: int = 0,
     ) -> None:
         super().__init__()
         self.head = make_head(head, levels, components)
@@ -84,6 +92,9 @@ class VAE(nn.Module):
         else:
             self.encoder = perceptron(self.dims, hidden, 2 * latents, depth, dropout)
             self.decoder = perceptron(latents, hidden, self.dims * count, depth, dropout)
+
+        # its last layers start at zero, and p(z) at N(0, I)
+        self.prior = realnvp((latents,), couplings=prior_couplings, hidden=64) if prior_couplings else None
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}, levels={self.levels}, latents={self.latents}"
@@ -112,7 +123,10 @@ class VAE(nn.Module):
         """Both terms of the bound for images (B, C, H, W) on the grid, with z = mu + sigma noise, noise (B, Z)."""
         q = self.encode(x)
         z = q.mean + q.log_std.exp() * noise
-        kl = 0.5 * (q.mean.square() + (2 * q.log_std).exp() - 1) - q.log_std
+        if self.prior is None:
+            kl = 0.5 * (q.mean.square() + (2 * q.log_std).exp() - 1) - q.log_std
+        else:
+            kl = -self._log_ratio(z, noise, q.log_std)[:, None]
         return Elbo(self._log_prob(x, z), kl)
 
     @torch.no_grad()
@@ -149,8 +163,7 @@ class VAE(nn.Module):
         for _ in range(draws):
             noise = normal(q.mean.shape, generator, x.device).to(q.mean)
             z = q.mean + q.log_std.exp() * noise
-            log_prior_ratio = (0.5 * (noise.square() - z.square()) + q.log_std).sum(1)  # log p(z) - log q(z | x)
-            total = torch.logaddexp(total, self._log_prob(x, z) + log_prior_ratio)
+            total = torch.logaddexp(total, self._log_prob(x, z) + self._log_ratio(z, noise, q.log_std))
         return total - math.log(draws)
 
     @torch.inference_mode()
@@ -164,14 +177,14 @@ class VAE(nn.Module):
         temperature: float = 1.0,
         expected: bool = False,
     ) -> Tensor:
-        """Draws images (n, C, H, W) in [-1, 1]: z ~ N(0, I), then x ~ p(x | z) on the grid of grey levels.
+        """Draws images (n, C, H, W) in [-1, 1]: z ~ p(z), then x ~ p(x | z) on the grid of grey levels.
 
         Args:
             n: at least 1.
             labels: none; the model is unconditional.
             generator: source of z and of the grey levels.
-            noise: z (n, Z), instead of drawing it.
-            temperature: factor of z; below 1 images are more alike.
+            noise: z (n, Z), or f(z) of a flow, instead of drawing it from N(0, I).
+            temperature: factor of the noise; below 1 images are more alike.
             expected: whether to show the mean of p(x | z) instead of a draw: smoother, and no sample of the model.
 
         Raises:
@@ -186,12 +199,24 @@ class VAE(nn.Module):
             raise UserError(f"noise must have the shape {(n, self.latents)}, got {tuple(noise.shape)}")
         weights, source = next(self.parameters()), per_row(generator)
         z = normal((n, self.latents), source, weights.device) if noise is None else noise
-        parameters = self.decode(temperature * z.to(weights))
+        z = temperature * z.to(weights)
+        if self.prior is not None:
+            z, _ = self.prior.decode(z)
         if expected:
-            log_probs = self.head.log_probs(parameters)
-            return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+            return self.mean_image(z)
         uniform = torch.special.ndtr(normal((n, *self.shape), source, weights.device))
-        return self._image(sample(self.head, parameters, uniform))
+        return self._image(sample(self.head, self.decode(z), uniform))
+
+    @torch.inference_mode()
+    def mean_image(self, z: Tensor) -> Tensor:
+        """The means of p(x | z), (B, Z) -> (B, C, H, W)."""
+        log_probs = self.head.log_probs(self.decode(z))
+        return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+
+    def _log_ratio(self, z: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
+        """log p(z) - log q(z | x) of z = mu + sigma noise, (B,)."""
+        u, ladj = (z, 0.0) if self.prior is None else self.prior.encode(z)
+        return (0.5 * (noise.square() - u.square()) + log_std).sum(1) + ladj
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (B,): a sum over the entries of x."""

@@ -76,6 +76,10 @@ def test_every_config_runs_a_few_steps(path, tiny_run, tmp_path, monkeypatch, co
     if data == "Experience":
         run_experience(config, path.stem, folder, command)
         return
+    if data == "AsynchronousExperience":
+        options = ["--config", path.stem, "--trainer.default_root_dir", folder, "--data.total_env_steps", 20]
+        assert command("fit", *options, "--data.workers", 1, "--trainer.limit_val_batches", 0).status == 0
+        return
     if data == "TabularExperience":
         options = ["--config", path.stem, "--trainer.default_root_dir", folder, "--data.total_env_steps", 100]
         assert command("fit", *options, "--data.steps_per_batch", 50, "--trainer.limit_val_batches", 0).status == 0

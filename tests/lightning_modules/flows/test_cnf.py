@@ -113,6 +113,10 @@ def test_each_part_has_its_learning_rate():
         ({"kinetic": -1.0}, "model.kinetic must be at least 0, got -1.0"),
         ({"likelihood_learning_rate": 0.0}, "model.likelihood_learning_rate must be positive"),
         ({"flow_matching_steps": -1}, "model.flow_matching_steps must be at least 0, got -1"),
+        (
+            {"network": "unet", "flow_matching_steps": 9},
+            "model.flow_matching_steps must be left out with network 'unet'",
+        ),
         ({"coupling": "best"}, "model.coupling must be 'independent' or 'ot', got 'best'"),
         ({"training_trace": "some"}, "trace must be one of exact, hutchinson, got 'some'"),
         ({"training_solver": "some"}, "solver must be one of"),

@@ -44,12 +44,14 @@ def train(max_epochs=3, **options):
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 4, 30])
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "inverse_sqrt"])
 def test_the_learning_rate_follows_its_formula(warmup, schedule):
     rates = train(warmup_steps=warmup, learning_rate_schedule=schedule)
     expected = []
     for i in range(1, 13):
         decay = (1 + math.cos(math.pi * (i - 1) / 12)) / 2 if schedule == "cosine" else 1
+        if schedule == "inverse_sqrt" and i > max(1, warmup):
+            decay = math.sqrt(max(1, warmup) / i)
         expected.append(0.25 * (min(1, i / warmup) if warmup else 1) * decay)
     assert rates == pytest.approx(expected, rel=1e-12)
 
@@ -119,7 +121,10 @@ def test_a_rate_that_a_tuner_finds_is_that_of_the_run(tmp_path):
         ({"learning_rate": float("nan")}, "model.learning_rate must be positive, got nan"),
         ({"weight_decay": -0.5}, "model.weight_decay must be at least 0, got -0.5"),
         ({"warmup_steps": -1}, "model.warmup_steps must be at least 0, got -1"),
-        ({"learning_rate_schedule": ""}, "model.learning_rate_schedule must be one of constant, cosine, got ''"),
+        (
+            {"learning_rate_schedule": ""},
+            "model.learning_rate_schedule must be one of constant, cosine, inverse_sqrt, got ''",
+        ),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_meant_are_named(options, said):

@@ -233,6 +233,19 @@ def test_patches_that_do_not_fit_are_named(options, message):
         UNet((3, 8, 12), channels=6, **options)
 
 
+def test_fourier_features_follow_the_image_channel_by_channel():
+    network = UNet((3, 8, 12), channels=6, patch_size=2, fourier=(0, 3))
+    shown = []
+    network.conv_in.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    x = torch.randn(5, 3, 8, 12)
+    network(x, torch.arange(5))
+    channels = torch.nn.functional.pixel_shuffle(shown[0], 2)
+    assert channels.shape == (5, 15, 8, 12)
+    phase = 8 * math.pi * x
+    expected = [x, torch.sin(math.pi * x), torch.cos(math.pi * x), torch.sin(phase), torch.cos(phase)]
+    torch.testing.assert_close(channels, torch.cat(expected, 1))
+
+
 # columns of labels --------------------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,36 @@ def test_bounds_rise_with_the_draws_towards_the_exact_marginal():
     assert (means[2] - truth).mean().abs() < 0.05
 
 
+def test_a_flow_as_prior_is_a_density_whose_draws_and_bound_agree_with_it():
+    """Against sums over a grid of 201 x 201 latents: of p(z), of p(x | z) p(z), and of the mean image."""
+    made, x = model(2, prior_couplings=3), images(4)
+    for parameter in made.prior.parameters():
+        parameter.data *= 0.3  # its mass within the grid
+    made.encoder[-1].weight.data.zero_()
+    made.encoder[-1].bias.data = torch.tensor([0.0, 0, 2, 2]).double()  # q wider than the posterior
+    axis = torch.linspace(-8, 8, 201, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        log_share = made.prior.log_prob(z) + 2 * math.log(16 / 200)
+        assert log_share.exp().sum().item() == pytest.approx(1, abs=1e-3)
+        assert (log_share.exp() @ z).abs().max() > 0.1  # it is not N(0, I)
+        truth = torch.stack([(made._log_prob(row.expand(len(z), *SHAPE), z) + log_share).logsumexp(0) for row in x])
+    found = made.log_likelihood(x, generator=torch.Generator().manual_seed(0), draws=1000)
+    torch.testing.assert_close(found, truth, rtol=0, atol=0.1)
+    few = made.log_likelihood(x, generator=torch.Generator().manual_seed(1), draws=1)
+    bound = made.elbo(x, torch.randn(4, 2, generator=torch.Generator().manual_seed(1)).double())
+    torch.testing.assert_close(few, (bound.log_likelihood - bound.kl.sum(1)).detach(), rtol=0, atol=1e-5)
+    drawn = made.sample(20_000, generator=torch.Generator().manual_seed(0)).mean(0)
+    expected = (log_share.exp() @ made.mean_image(z).flatten(1)).view(SHAPE)
+    torch.testing.assert_close(drawn.to(expected), expected, rtol=0, atol=5 / math.sqrt(20_000))
+
+
+def test_a_flow_as_prior_starts_at_the_normal_distribution():
+    torch.manual_seed(0)
+    made, z = VAE(SHAPE, LEVELS, latents=5, hidden=8, depth=1, prior_couplings=4), torch.randn(7, 5)
+    torch.testing.assert_close(made.prior.log_prob(z), Normal(0.0, 1.0).log_prob(z).sum(1))
+
+
 @pytest.mark.parametrize("head", ["categorical", "logistic"])
 def test_probabilities_of_all_images_sum_to_one(head):
     torch.manual_seed(2)
@@ -132,6 +162,8 @@ def test_mistakes_are_named():
         Module(SHAPE, LEVELS, beta=-1)
     with pytest.raises(UserError, match=r"model.kl_target must be above 0 with a kl_target, got 0"):
         Module(SHAPE, LEVELS, kl_target=0)
+    with pytest.raises(UserError, match="which a flow as prior mixes"):
+        Module(SHAPE, LEVELS, prior_couplings=2, free_bits=0.1)
     with pytest.raises(UserError, match="leave beta_warmup_steps and free_bits at 0"):
         Module(SHAPE, LEVELS, kl_target=3.0, free_bits=0.1)
     with pytest.raises(UserError, match="downsamplings must leave whole pixels of 2 x 3, got 1"):
@@ -202,4 +234,5 @@ def test_a_run_is_exported_samples_and_has_a_density(tmp_path, command):
     answer = command("density", exported, "--input", tmp_path / "x.npy", "--output", tmp_path / "nats.csv", "--json")
     assert answer.status == 0, answer.err
     assert "bits_per_dim" in answer.out
-    assert command("figure", "interpolation", exported, "--output", tmp_path / "x.png").status == 0
+    for kind in ("interpolation", "traversal"):
+        assert command("figure", kind, exported, "--output", tmp_path / "x.png").status == 0
