@@ -32,6 +32,7 @@ MODELS = {
     "image-classifier": Row("zoo.nn.classifier:ImageClassifier", "classifier"),
     "image-consistency": Row("zoo.diffusion.consistency_model:ImageConsistency", "images"),
     "image-diffusion": Row("zoo.diffusion.model:ImageDiffusion", "images"),
+    "language-model": Row("zoo.sequences.language_model:LanguageModel", "text"),
     "nice": Row("zoo.flows.builders:nice", "points"),
     "noisy-classifier": Row("zoo.diffusion.noisy_classifier:NoisyClassifier", "classifier"),
     "q-network": Row("zoo.rl.off_policy.q_network:QNetwork", "policy"),

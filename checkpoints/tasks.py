@@ -35,6 +35,7 @@ TASKS = {
     "sequences": Task(
         "a model of one sequence given another", "text2text-generation", ("sample", "evaluate"), ("exact-match",)
     ),
+    "text": Task("a model of text", "text-generation", ("sample", "evaluate"), ("text",)),
     "team": Task("a team", "reinforcement-learning", ("rollout", "evaluate"), ("team",)),
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datamodules.sequences import Sequences
     from datamodules.shapes import Shapes
     from datamodules.teams.replay import TeamReplay
+    from datamodules.text import Text
 
 __all__ = [
     "CIFAR10",
@@ -34,6 +35,7 @@ __all__ = [
     "Shapes",
     "TabularExperience",
     "TeamReplay",
+    "Text",
 ]
 
 _FILES = {
@@ -48,6 +50,7 @@ _FILES = {
     "sequences": ("Sequences",),
     "shapes": ("Shapes",),
     "teams.replay": ("TeamReplay",),
+    "text": ("Text",),
 }
 
 

@@ -24,6 +24,7 @@ from lightning_modules.rl.on_policy.policy_gradient import PolicyGradient
 from lightning_modules.rl.on_policy.ppo import PPO
 from lightning_modules.rl.on_policy.trpo import TRPO
 from lightning_modules.rl.tabular.tabular import Tabular
+from lightning_modules.sequences.language_model import LanguageModel
 from lightning_modules.sequences.transformer import Transformer
 from lightning_modules.teams.value_decomposition import ValueDecomposition
 from lightning_modules.vae.vae import VAE
@@ -53,6 +54,7 @@ __all__ = [
     "ClassifierGuidance",
     "ConsistencyModel",
     "Glow",
+    "LanguageModel",
     "PolicyGradient",
     "RealNVP",
     "ScoreMatching",

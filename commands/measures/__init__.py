@@ -29,6 +29,7 @@ PROTOCOLS = {  # name -> module here, and function
     "score": "images:score",
     "shapes": "shapes:shapes",
     "team": "team:team",
+    "text": "text:text",
 }
 
 

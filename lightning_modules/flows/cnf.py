@@ -38,7 +38,7 @@ class CNF(L.LightningModule):
         activation: "tanh", "silu" or "softplus".
         dropout: probability of dropping a hidden unit in flow matching.
         frequencies: features of time of the perceptron.
-        channels, patch_size: of the U-Net, see `lightning_modules.DDPM`.
+        channels, channel_multipliers, patch_size: of the U-Net, see `lightning_modules.DDPM`.
         solver: "dopri5", "dopri8", "bosh3", or "euler", "midpoint", "rk4" in `steps` equal steps.
         tolerance: of an adaptive solver.
         steps: of a fixed-step solver.
@@ -83,6 +83,7 @@ class CNF(L.LightningModule):
         dropout: float = 0.0,
         frequencies: int = 8,
         channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
         patch_size: int = 1,
         solver: str = "dopri5",
         tolerance: float = 1e-5,

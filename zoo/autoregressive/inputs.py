@@ -15,25 +15,31 @@ class Inputs(nn.Module):
         width: of e_d.
         condition: numbers in the condition c, 0 for none.
         window: n, how many entries before d are read at once.
+        names: K, of entries that are names, whole numbers 0 ... K - 1, each with a vector of its own (n is 1); 0 for
+            amounts.
     """
 
-    def __init__(self, dims: int, width: int, condition: int, window: int = 1) -> None:
+    def __init__(self, dims: int, width: int, condition: int, window: int = 1, names: int = 0) -> None:
         super().__init__()
-        self.window = window
-        self.value = nn.Linear(window, width, bias=False)
+        self.window, self.names = window, names
+        # the first vector of names is that of no entry
+        self.value: nn.Module = nn.Embedding(names + 1, width) if names else nn.Linear(window, width, bias=False)
         self.place = nn.Parameter(0.5 * torch.randn(dims, width))
         self.condition = nn.Linear(condition, width, bias=False) if condition else None
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """x (B, D), condition (B, K) -> (B, D, width)."""
-        before = F.pad(x[:, :-1], (self.window, 0)).unfold(1, self.window, 1)  # (B, D, window)
+        if self.names:
+            before = F.pad(x[:, :-1] + 1, (1, 0))
+        else:
+            before = F.pad(x[:, :-1], (self.window, 0)).unfold(1, self.window, 1)  # (B, D, window)
         return self.value(before) + self.place + self._condition(condition)
 
     def at(self, i: int, x: Tensor, condition: Tensor | None) -> Tensor:
         """e of entry i alone, (B, 1, width), of x (B, D) with the entries before it."""
-        before = x[:, max(0, i - self.window) : i]
-        before = F.pad(before, (self.window - before.shape[1], 0))[:, None]
-        return self.value(before) + self.place[i] + self._condition(condition)
+        before = x[:, max(0, i - self.window) : i] + (1 if self.names else 0)
+        before = F.pad(before, (self.window - before.shape[1], 0))
+        return self.value(before if self.names else before[:, None]) + self.place[i] + self._condition(condition)
 
     def _condition(self, condition: Tensor | None) -> Tensor | float:
         return 0.0 if self.condition is None else self.condition(condition)[:, None]

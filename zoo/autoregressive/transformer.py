@@ -22,6 +22,7 @@ class Transformer(nn.Module):
         heads: of the attention.
         dropout: probability of dropping what a layer adds to h, by entry.
         condition: numbers in the condition, 0 for none.
+        names: K, of entries that are names 0 ... K - 1; 0 for amounts.
 
     References:
         Vaswani et al. 2017, arXiv:1706.03762, equation 1; Radford et al. 2019 for the norm before each layer;
@@ -29,10 +30,18 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, dims: int, outputs: int, width: int, depth: int, heads: int, dropout: float, condition: int
+        self,
+        dims: int,
+        outputs: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
+        condition: int,
+        names: int = 0,
     ) -> None:
         super().__init__()
-        self.inputs = Inputs(dims, width, condition)
+        self.inputs = Inputs(dims, width, condition, names=names)
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(depth))
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 

@@ -23,18 +23,21 @@ class WaveNet(nn.Module):
         depth: layers.
         dropout: probability of dropping an entry of z.
         condition: numbers in the condition, 0 for none.
+        names: K, of entries that are names 0 ... K - 1; 0 for amounts.
 
     References:
         van den Oord et al. 2016, arXiv:1609.03499, equation 2 and figure 4; Bai et al. 2018, arXiv:1803.01271;
         001_7af9247201bdf7d9.txt, section 3.
     """
 
-    def __init__(self, dims: int, outputs: int, width: int, depth: int, dropout: float, condition: int) -> None:
+    def __init__(
+        self, dims: int, outputs: int, width: int, depth: int, dropout: float, condition: int, names: int = 0
+    ) -> None:
         super().__init__()
         self.dims = dims
         cycle = max(1, (dims - 1).bit_length())
         self.dilations = [2 ** (i % cycle) for i in range(depth)]
-        self.inputs = Inputs(dims, width, condition)
+        self.inputs = Inputs(dims, width, condition, names=names)
         self.layers = nn.ModuleList(_Layer(width, dropout, last=i == depth - 1) for i in range(depth))
         self.output = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, outputs))
 

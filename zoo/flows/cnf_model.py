@@ -152,6 +152,7 @@ def cnf(
     dropout: float = 0.0,
     frequencies: int = 8,
     channels: int = 32,
+    channel_multipliers: tuple[int, ...] = (1, 2),
     patch_size: int = 1,
     solver: str = "dopri5",
     tolerance: float = 1e-5,
@@ -169,7 +170,7 @@ def cnf(
         network: "mlp", or "unet" of images, whose trace is "hutchinson".
         hidden, depth, activation, dropout, frequencies: see `VelocityMLP`. Above a few dimensions take depth 2, whose
             exact trace costs one more product whatever D is.
-        channels, patch_size, dropout: see `VelocityUNet`.
+        channels, channel_multipliers, patch_size, dropout: see `VelocityUNet`.
         solver, tolerance, steps, max_evaluations: see `zoo.flows.ode.Solver`.
         trace: "exact" or "hutchinson"; see `CNF`.
         alpha, pooling: of images, see `zoo.flows.marginals`.
@@ -187,7 +188,7 @@ def cnf(
     field: Field
     if network == "unet":
         image_shape: Any = shape
-        field = VelocityUNet(image_shape, channels, patch_size, dropout, num_classes)
+        field = VelocityUNet(image_shape, channels, channel_multipliers, patch_size, dropout, num_classes)
     else:
         field = VelocityMLP(math.prod(shape), hidden, depth, num_classes, activation, dropout, frequencies)
     layers: list[nn.Module] = [Standardise(shape)]

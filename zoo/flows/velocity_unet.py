@@ -15,7 +15,8 @@ class VelocityUNet(nn.Module):
     the input and the target of F have unit variance at every time. At first F = 0 and the flow is the identity.
 
     Args:
-        image_shape: (C, H, W). channels, patch_size, dropout, num_classes: see `zoo.nn.unet.UNet`.
+        image_shape: (C, H, W). channels, channel_multipliers, patch_size, dropout, num_classes: see `zoo.nn.unet.UNet`,
+            which has attention at its last level.
 
     Shapes:
         t () or (B,); x (B, C H W); context (B, num_classes), one-hot; v as x.
@@ -25,13 +26,17 @@ class VelocityUNet(nn.Module):
         self,
         image_shape: tuple[int, int, int],
         channels: int = 32,
+        channel_multipliers: tuple[int, ...] = (1, 2),
         patch_size: int = 1,
         dropout: float = 0.0,
         num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.image_shape = image_shape
-        self.network = UNet(image_shape, channels, patch_size=patch_size, dropout=dropout, num_classes=num_classes)
+        attention = (len(channel_multipliers) - 1,)
+        self.network = UNet(
+            image_shape, channels, channel_multipliers, 1, attention, dropout, num_classes, patch_size=patch_size
+        )
 
     def forward(self, t: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
         t = t.expand(len(x))

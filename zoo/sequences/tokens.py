@@ -16,19 +16,28 @@ def check_alphabet(alphabet: str) -> None:
         raise UserError(f"alphabet must hold different characters that can be printed, got {alphabet!r:.50}")
 
 
+def to_indices(text: str, alphabet: str, what: str) -> list[int]:
+    """The place of each character in an alphabet.
+
+    Raises:
+        UserError: naming what the text is, if it has a character that the alphabet lacks.
+    """
+    place = {character: i for i, character in enumerate(alphabet)}
+    if wrong := next((character for character in text if character not in place), None):
+        raise UserError(f"{what} must consist of the characters {alphabet!r}, got {wrong!r} in {text!r:.50}")
+    return [place[character] for character in text]
+
+
 def to_tokens(texts: Sequence[str], alphabet: str, length: int, what: str) -> Tensor:
     """Texts as (n, length) int64, with at least one END each.
 
     Raises:
-        UserError: naming what the text is, if it is too long or has a character that the alphabet lacks.
+        UserError: as `to_indices`, and if a text is too long.
     """
-    number = {character: i + 1 for i, character in enumerate(alphabet)}
-    for text in texts:
-        if len(text) >= length:
-            raise UserError(f"{what} must have at most {length - 1} characters, got {len(text)}: {text!r:.50}")
-        if wrong := next((character for character in text if character not in number), None):
-            raise UserError(f"{what} must consist of the characters {alphabet!r}, got {wrong!r} in {text!r:.50}")
-    return torch.tensor([[*(number[c] for c in text), *[END] * (length - len(text))] for text in texts], device="cpu")
+    if long := next((text for text in texts if len(text) >= length), None):
+        raise UserError(f"{what} must have at most {length - 1} characters, got {len(long)}: {long!r:.50}")
+    rows = [[i + 1 for i in to_indices(text, alphabet, what)] for text in texts]
+    return torch.tensor([[*row, *[END] * (length - len(row))] for row in rows], device="cpu")
 
 
 def to_text(tokens: Tensor, alphabet: str) -> list[str]:
