@@ -33,7 +33,7 @@ TASKS = {
     "classifier": Task("a classifier", "image-classification", ("evaluate",), ("accuracy", "guiding")),
     "policy": Task("a policy", "reinforcement-learning", ("rollout", "figure", "evaluate"), ("returns", "exact")),
     "sequences": Task(
-        "a model of one sequence given another", "text2text-generation", ("sample", "evaluate"), ("exact-match",)
+        "a model of one sequence given another", "text-generation", ("sample", "evaluate"), ("exact-match",)
     ),
     "text": Task("a model of text", "text-generation", ("sample", "evaluate"), ("text",)),
     "team": Task("a team", "reinforcement-learning", ("rollout", "evaluate"), ("team",)),

@@ -23,6 +23,7 @@ def use(described: Description, model: str) -> str:
         "team": _use_of_team,
         "classifier": _use_of_classifier,
         "sequences": _use_of_sequences,
+        "text": _use_of_text,
     }
     return lines.get(described.task, _use_of_sampler)(described, model)
 
@@ -33,6 +34,17 @@ def _use_of_sequences(described: Description, model: str) -> str:
     source = SEQUENCES[name].example if name in [*SEQUENCES] else known[:5]
     python = [f'model = load("{model}")', f'print(model.text(model.sample(1, source=["{source}"], beams=4)))']
     return _blocks([f'lightning-zoo sample {model} --source "{source}"'], python, "")
+
+
+def _use_of_text(described: Description, model: str) -> str:
+    known = "".join(re.findall(r"\w", str(described.arguments["alphabet"]), re.ASCII))
+    prefix = known[:1] if described.data.get("arguments", {}).get("path") else "def "
+    python = [
+        f'model = load("{model}")',
+        "generator = torch.Generator().manual_seed(0)",
+        f'print(model.text(model.sample(1, generator=generator, prefix="{prefix}"))[0])',
+    ]
+    return _blocks([f'lightning-zoo sample {model} --prefix "{prefix}" --seed 0'], python)
 
 
 def _use_of_team(described: Description, model: str) -> str:

@@ -11,7 +11,7 @@ flow           a GIF of noise on its way to the data, or of a flow's images as t
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
 payoff           takes no MODEL, two minutes: what methods of value decomposition make of a game that defeats some
 policy-gradient  takes no MODEL: bias and variance of estimators of the policy gradient on a process where it is known
-value-learning   takes no MODEL: what double estimators, prioritised replay and potentials are for
+value-learning   takes no MODEL: what double estimators, dueling, prioritised replay and potentials are for
 
 Which of these there are depends on what the model can do; a wrong one is refused with the right ones. The first two
 measure (minutes; the numbers with --json), on data that a shipped classifier reads, as digits; the others take seconds.

@@ -101,6 +101,14 @@ class LogisticMixture:
             low, high = torch.where(reached, low, middle + 1), torch.where(reached, middle, high)
         return low
 
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E k = sum_{k > 0} P(K >= k), (..., P) -> (...)."""
+        share, total = parameters.chunk(3, dim=-1)[0].softmax(-1), torch.zeros_like(parameters[..., 0])
+        for k in range(1, self.levels):  # one at a time: the probabilities of all levels would need much memory
+            _, distance, precision = self._about(parameters, torch.full_like(total, k))
+            total += (share * ((0.5 - distance) * precision).sigmoid()).sum(-1)
+        return total
+
     def _about(self, parameters: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The logits of the components, k - mu and 1 / s, both in bins."""
         logits, mean, log_scale = parameters.chunk(3, dim=-1)
@@ -128,6 +136,16 @@ def head(name: str, levels: int, components: int = 5) -> Head:
             f"head 'bernoulli' is for 2 grey levels, and the data has {levels}: use categorical or logistic"
         )
     return Bernoulli()
+
+
+def mean(head: Head, parameters: Tensor) -> Tensor:
+    """The mean level E k, (..., P) -> (...)."""
+    if isinstance(head, Bernoulli):
+        return parameters[..., 0].sigmoid()
+    if isinstance(head, LogisticMixture):
+        return head.mean(parameters)
+    log_probs = head.log_probs(parameters)
+    return log_probs.exp() @ torch.arange(head.levels).to(log_probs)
 
 
 def sample(head: Head, parameters: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""What double estimators, prioritised replay and potentials are for, each on the smallest process that shows it."""
+"""What double estimators, dueling, prioritised replay and potentials are for, each on the smallest such process."""
 
 import statistics
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from checkpoints.whole import written_whole
-from zoo.rl.tabular.lessons import left_share, overestimation, shaped_returns, updates_to_solve
+from zoo.rl.tabular.lessons import dueling_errors, left_share, overestimation, shaped_returns, updates_to_solve
 
 ACTIONS, DRAWS = (2, 4, 8, 16, 32), 20_000
 EPISODES, RUNS = 300, 100
 STATES, SEEDS = (2, 4, 6, 8, 10), 3
+MANY_ACTIONS, UPDATES = (5, 10, 20), 1000
 SHAPED = {"none": "no potential", "helps": "a potential, 0 at the ends", "breaks": "the same, 10 at the ends"}
 Numbers = list[dict[str, Any]]
 
@@ -20,8 +21,8 @@ def write_lessons(path: Path, draws: int, seed: int) -> Numbers:
     """Writes the picture; the numbers behind it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    (bias, left), (replay, shaping) = figure.subplots(2, 2)
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    (bias, left, corridor), (replay, shaping, final) = figure.subplots(2, 3)
     numbers: Numbers = []
     generator = torch.Generator().manual_seed(seed)
     found = [overestimation(m, DRAWS * draws, generator) for m in ACTIONS]
@@ -53,7 +54,24 @@ def write_lessons(path: Path, draws: int, seed: int) -> Numbers:
         numbers.append({"lesson": "shaping", "potential": name, "returns": returns})
         shaping.plot(range(1, 101), returns, label=name)
     shaping.set(title="return of the greedy policy, unshaped", xlabel="episode", ylabel="return")
-    for axes in (bias, left, replay, shaping):
+
+    for dueling, name in ((False, "Q, one table"), (True, "V + A - mean A, two tables")):
+        errors = [dueling_errors(m, dueling, UPDATES, 10 * draws, seed) for m in MANY_ACTIONS]
+        numbers.append(
+            {"lesson": "dueling", "tables": name, "actions": MANY_ACTIONS, "errors": [e[-1] for e in errors]}
+        )
+        corridor.plot(errors[1], label=name)
+        final.plot(MANY_ACTIONS, [e[-1] for e in errors], "o-", label=name)
+    corridor.set(
+        title=f"policy evaluation in a corridor, {MANY_ACTIONS[1]} actions",
+        xlabel="update",
+        yscale="log",
+        ylim=(1, 100),
+    )
+    final.set(title=f"after {UPDATES:,} updates", xlabel="actions, of which all but two do nothing", yscale="log")
+    for axes in (corridor, final):
+        axes.set(ylabel="squared error of Q")
+    for axes in (bias, left, corridor, replay, shaping, final):
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     with written_whole(path) as beside:

@@ -5,10 +5,13 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from checkpoints.catalogue import Description
 from commands.labels import every_class
-from commands.measures.common import Measurement, Metrics, Say, data_for, draw_samples
+from commands.measures.common import Measurement, Metrics, Say, data_for, device_of, draw_samples, in_batches
+from zoo.metrics.latents import information_gaps
+from zoo.metrics.likelihood import bits_per_dim
 from zoo.synthetic.shapes import COLOURS, SHAPES, nearest_drawing
 
 DRAWN = 2000
@@ -33,6 +36,8 @@ NOISE = 0.01  # of the pictures that say how far a valid one may be from its nea
 
 def shapes(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
     """The share of valid pictures; how evenly shapes and colours come, or how often they are those asked for.
+
+    A VAE or VQ-VAE also has a bound of the likelihood, and a VAE's latents are compared with the pictures' properties.
 
     A picture is valid if its root mean squared error to the nearest drawing is below the 99.9 % quantile of that error
     over the held-out pictures with 1 % noise.
@@ -79,6 +84,33 @@ def shapes(model: Any, described: Description, *, full: bool, say: Say) -> Metri
                 f"chi-square statistic of the {len(names)} counts against equal ones; below {limit:.1f} in 99 % of "
                 f"fair draws; {how}",
             )
+    return metrics | _of_density(model, test, say)
+
+
+def _of_density(model: Any, test: Tensor, say: Say) -> Metrics:
+    """A bound of the likelihood, by one draw if draws are taken, and what single latents tell of a drawing."""
+    metrics: Metrics = {}
+    if not hasattr(model, "mean_image") and not getattr(model, "is_bound", False):
+        return metrics
+    draws: dict[str, Any] = {"draws": 1} if "draws" in inspect.signature(model.log_likelihood).parameters else {}
+    generator, nats = torch.Generator().manual_seed(0), []
+    for part in in_batches(test, device_of(model)):
+        say("likelihood of held-out pictures")
+        nats += model.log_likelihood(part, generator=generator, **draws).tolist()
+    bits = bits_per_dim(torch.tensor(nats, dtype=torch.float64), test[0].numel()).tolist()
+    how = f"lower bound of the likelihood{', 1 draw' * bool(draws)}, {model.levels} grey levels"
+    metrics["bits_per_dim"] = Measurement.of(bits, f"{how}, {len(test)} held-out pictures; error over pictures")
+    if not hasattr(model, "mean_image"):  # its latents are no numbers but names
+        return metrics
+    with torch.inference_mode():
+        means = torch.cat([model.encode(part).mean.cpu() for part in in_batches(test, device_of(model))])
+    drawing = nearest_drawing(test)[0]
+    factors = {"x": drawing.centre[:, 0], "y": drawing.centre[:, 1], "size": drawing.size}
+    factors |= {"colour": drawing.colour, "shape": drawing.shape}
+    gaps = information_gaps(means, torch.stack([value.to(drawing.size) for value in factors.values()], 1))
+    rule = "information that the best latent has about it beyond the second best, over its entropy, in 20 bins"
+    for name, gap in zip(factors, gaps.tolist(), strict=True):
+        metrics[f"gap_{name}"] = Measurement.of([gap], f"{name} of the shape: {rule}; {len(test)} held-out pictures")
     return metrics
 
 

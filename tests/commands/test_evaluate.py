@@ -17,6 +17,7 @@ import commands.measures.classifier
 import commands.measures.common
 import commands.measures.images
 import commands.measures.judge
+import commands.measures.likelihood
 import commands.measures.shapes
 from checkpoints.card import render
 from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, describe, read_json
@@ -30,6 +31,8 @@ from lightning_modules.trainer.record import _protocol
 from tests.conftest import save_diffusion, save_flow
 from zoo.diffusion.model import ImageDiffusion
 from zoo.errors import UserError
+from zoo.vae.model import VAE
+from zoo.vae.vqvae import VQVAE
 
 CLASSIFIER = checkpoints.shipped()["classifier-digits"]
 
@@ -491,6 +494,29 @@ def test_real_shapes_are_valid_and_evenly_spread(monkeypatch):
     assert metrics["median_error_ddim50"].value < 0.001
     assert metrics["shape_chi_square_ddim50"].value < 9.2
     assert metrics["colour_chi_square_ddim50"].value < 15.1
+
+
+@pytest.mark.parametrize("latent", ["numbers", "codes"])
+def test_shapes_metrics_of_models_with_latents(monkeypatch, latent):
+    monkeypatch.setattr(commands.measures.shapes, "DRAWN", 40)
+    if latent == "numbers":
+        model = VAE((3, 32, 32), 256, latents=3, hidden=8, depth=1, head="logistic", components=1, downsamplings=3)
+    else:
+        model = VQVAE((3, 32, 32), 256, codes=4, channels=8, depth=1, head="logistic", components=1)
+    described = describe(checkpoints.shipped()["ddpm-shapes"])
+    metrics = measure(monkeypatch, described, model, FewShapes(num_train=1))
+    kinds = ("valid", "median_error", "shape_chi_square", "colour_chi_square")
+    expected = [*kinds, *(f"{kind}_means" for kind in kinds), "bits_per_dim"]
+    gaps = [f"gap_{name}" for name in ("x", "y", "size", "colour", "shape")] if latent == "numbers" else []
+    assert [*metrics] == expected + gaps
+
+
+def test_active_units_are_the_latents_that_images_move():
+    model, data = VAE((1, 8, 8), 17, latents=5, hidden=8, depth=1), Digits()
+    last = model.encoder[-1]
+    last.weight.data.zero_()
+    last.weight.data[1] = last.weight.data[3] = torch.linspace(-9, 9, 8)
+    assert commands.measures.likelihood._active_units(model, data).value == 2
 
 
 def test_a_protocol_of_another_task_is_refused(small):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo.errors import UserError
-from zoo.heads import Bernoulli, Categorical, LogisticMixture, draw, head, sample
+from zoo.heads import Bernoulli, Categorical, LogisticMixture, draw, head, mean, sample
 
 DOUBLE = torch.float64
 
@@ -87,6 +87,13 @@ def test_levels_are_drawn_as_often_as_they_are_probable(temperature):
     assert (share - expected).abs().max() < 4 * 0.5 / math.sqrt(count)  # four standard errors
     ends = draw(probabilities.log().expand(2, 4), torch.tensor([1e-300, 1.0], dtype=DOUBLE))
     assert ends.tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("made", HEADS)
+def test_the_mean_is_that_of_all_probabilities(made):
+    parameters = 3 * torch.randn(4, 5, made.num_parameters, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    expected = made.log_probs(parameters).exp() @ torch.arange(made.levels, dtype=DOUBLE)
+    torch.testing.assert_close(mean(made, parameters), expected)
 
 
 def test_mistakes_are_named():

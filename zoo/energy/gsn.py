@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from zoo.errors import UserError
 from zoo.heads import head as make_head
-from zoo.heads import sample
+from zoo.heads import mean, sample
 from zoo.random import Source, normal, per_row
 from zoo.vae.networks import perceptron
 
@@ -116,8 +116,7 @@ class GSN(nn.Module):
             parameters = self(self.corrupt(x, source))
             x = self._image(sample(self.head, parameters, self._uniform(shape, source))).to(weights)
         if expected:
-            log_probs = self.head.log_probs(parameters)
-            return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+            return self._image(mean(self.head, parameters))
         return x
 
     def _uniform(self, shape: tuple[int, ...], source: Source) -> Tensor:

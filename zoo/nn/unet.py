@@ -147,7 +147,7 @@ class UNet(nn.Module):
     References:
         Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal & Nichol 2021, arXiv:2105.05233, section 3; patches:
         Hoogeboom et al. 2023, arXiv:2301.11093, section 3.2; augmentation: Karras et al. 2022, arXiv:2206.00364,
-        appendix F.2; Fourier features: Kingma et al. 2021, arXiv:2107.00630, appendix C.
+        appendix F.2; Fourier features: Kingma et al. 2021, arXiv:2107.00630, section 3.4.
     """
 
     def __init__(

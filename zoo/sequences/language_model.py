@@ -111,17 +111,16 @@ class LanguageModel(nn.Module):
         uniform = torch.special.ndtr(normal((n, length), per_row(generator), device))
         x = torch.zeros(n, len(begun) + length, dtype=torch.long, device=device)
         x[:, : len(begun)] = torch.tensor(begun, dtype=torch.long, device=device)
-        first = end = 0  # of the window
-        while end < x.shape[1]:
-            # a window begins with what precedes it: the prefix, or half of the one before
-            done = end if end else len(begun)
-            first, end = max(0, done - self.context // 2) if done >= self.context or end else 0, x.shape[1]
-            end = min(end, first + self.context)
+        done = len(begun)
+        first = 0 if done < self.context else done - self.context // 2  # character of the window
+        while done < x.shape[1]:
+            end = min(first + self.context, x.shape[1])
             step, window = self.network.steps(n), x[:, first:end]
             for i in range(end - first):
                 logits = step(i, window)
                 if first + i >= done:
                     window[:, i] = draw(logits.float(), uniform[:, first + i - len(begun)], temperature)
+            done, first = end, end - self.context // 2
         return x
 
     def text(self, tokens: Tensor) -> list[str]:

@@ -11,7 +11,7 @@ from zoo.errors import UserError
 from zoo.flows.builders import realnvp
 from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
-from zoo.heads import sample
+from zoo.heads import mean, sample
 from zoo.random import normal, per_row
 from zoo.vae.networks import image_of_vector, perceptron, vector_of_image
 
@@ -210,8 +210,7 @@ class VAE(nn.Module):
     @torch.inference_mode()
     def mean_image(self, z: Tensor) -> Tensor:
         """The means of p(x | z), (B, Z) -> (B, C, H, W)."""
-        log_probs = self.head.log_probs(self.decode(z))
-        return self._image(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+        return self._image(mean(self.head, self.decode(z)))
 
     def _log_ratio(self, z: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
         """log p(z) - log q(z | x) of z = mu + sigma noise, (B,)."""

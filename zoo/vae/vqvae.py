@@ -10,7 +10,7 @@ from zoo.autoregressive.model import Autoregressive
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
-from zoo.heads import sample
+from zoo.heads import mean, sample
 from zoo.random import normal, per_row
 from zoo.vae.codebook import Codebook, Lattice
 from zoo.vae.networks import coarse_grid, convolutional_decoder, convolutional_encoder
@@ -201,8 +201,7 @@ class VQVAE(nn.Module):
         source, device = per_row(generator), self.background.device
         parameters = self.decode(self.codebook(self._codes(n, labels, generator, temperature)))
         if expected:
-            log_probs = self.head.log_probs(parameters)
-            return self._values(log_probs.exp() @ torch.arange(self.levels).to(log_probs))
+            return self._values(mean(self.head, parameters))
         uniform = torch.special.ndtr(normal((n, *self.shape), source, device))
         return self._values(sample(self.head, parameters, uniform)).to(parameters)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from zoo.rl.tabular.lessons import left_share, overestimation, shaped_returns, updates_to_solve
+from zoo.rl.tabular.lessons import dueling_errors, left_share, overestimation, shaped_returns, updates_to_solve
 
 
 @pytest.mark.parametrize("actions", [1, 2, 10])
@@ -18,6 +18,13 @@ def test_q_learning_makes_the_mistake_longer_than_double_q_learning():
     assert 0.3 < one[0] < 0.7, "as a coin says at first"
     assert sum(one[20:60]) / 40 > 0.8
     assert sum(two[60:]) / 40 < 0.3
+
+
+def test_dueling_tables_share_what_they_learn_among_actions():
+    one, two = (dueling_errors(20, dueling, 600, 4) for dueling in (False, True))
+    assert one[0] == two[0], "both begin at 0"
+    assert two[-1] < 0.2 * one[-1]
+    assert dueling_errors(3, True, 4000, 2)[-1] < 1e-3, "and they learn Q itself"
 
 
 def test_prioritised_replay_needs_a_tenth_of_the_updates_at_many_states():

@@ -1,4 +1,4 @@
-"""Small processes that show what a method is for: double estimators, prioritised replay, potentials."""
+"""Small processes that show what a method is for: double estimators, dueling, prioritised replay, potentials."""
 
 import random
 import statistics
@@ -6,6 +6,7 @@ import statistics
 import torch
 
 from zoo.rl.off_policy.priorities import Priorities
+from zoo.rl.off_policy.q_network import dueling_values
 from zoo.rl.tabular.learning import Learner, double_q_learning, q_learning
 from zoo.rl.tabular.mdp import MDP, greedy
 from zoo.rl.tabular.simulator import Simulator
@@ -13,7 +14,7 @@ from zoo.rl.tabular.simulator import Simulator
 ARMS = 10  # of which half go left in the first state of the process of `left_share`
 WRONG, RIGHT = 0, 1  # actions of the blind cliffwalk
 STEP, TOLERANCE = 0.25, 1e-3  # of its learner, and the mean squared error at which Q is found
-LENGTH = 8  # states of the corridor of `shaped_returns`
+LENGTH = 8  # states of the corridor of `shaped_returns` and `dueling_errors`
 
 
 def overestimation(actions: int, draws: int, generator: torch.Generator) -> tuple[float, float]:
@@ -119,13 +120,45 @@ def shaped_returns(kind: str, episodes: int, runs: int) -> list[float]:
     return [statistics.fmean(column) for column in zip(*returns, strict=True)]
 
 
-def _corridor() -> MDP:
-    """Action 0 goes left, action 1 right; both ends end the episode."""
-    next_states = torch.stack([torch.arange(LENGTH) - 1, torch.arange(LENGTH) + 1], 1).clamp(0, LENGTH - 1)[..., None]
-    terminated = torch.zeros(LENGTH, 2, 1, dtype=torch.bool)
+def dueling_errors(actions: int, dueling: bool, updates: int, runs: int, seed: int = 0) -> list[float]:
+    """sum_{s,a} (Q(s, a) - Q^pi(s, a))^2 before each update, the mean over runs: a policy is evaluated in a corridor.
+
+    It goes right, but with probability 0.2 takes any of its actions, of which all but two do nothing. Q is a table, or
+    V(s) + A(s, a) - mean A(s, .) of two tables, whose steps are half as long. Each update is of a state drawn from all
+    alike, and of the policy's action there, towards r + gamma E_pi[Q(s', a')]; gamma is 0.95.
+
+    References:
+        Wang et al. 2016, arXiv:1511.06581, section 4.1 and figure 3, with networks in the place of tables.
+    """
+    mdp, gamma, epsilon, step = _corridor(actions), 0.95, 0.2, 0.25
+    policy = torch.full((LENGTH, actions), epsilon / actions).double()
+    policy[:, 1] += 1 - epsilon
+    true, generator = mdp.action_values(policy, gamma), torch.Generator().manual_seed(seed)
+    value, advantages = torch.zeros(runs, LENGTH, 1).double(), torch.zeros(runs, LENGTH, actions).double()
+    rows, errors = torch.arange(runs), []
+    for _ in range(updates):
+        q = dueling_values(value, advantages, "mean") if dueling else advantages
+        errors.append((q - true).square().sum((1, 2)).mean().item())
+        states = torch.randint(LENGTH, (runs,), generator=generator)
+        chosen = torch.multinomial(policy[states], 1, generator=generator)[:, 0]
+        after = mdp.next_states[states, chosen, 0]
+        following = torch.where(mdp.terminated[states, chosen, 0], 0.0, (policy[after] * q[rows, after]).sum(1))
+        delta = mdp.rewards[states, chosen, 0] + gamma * following - q[rows, states, chosen]
+        advantages[rows, states, chosen] += (0.5 if dueling else 1.0) * step * delta
+        value[rows, states, 0] += 0.5 * step * delta
+    return errors
+
+
+def _corridor(actions: int = 2) -> MDP:
+    """Action 0 goes left, action 1 right, others stay; both ends end the episode."""
+    next_states = torch.arange(LENGTH)[:, None].repeat(1, actions)
+    next_states[:, 0] -= 1
+    next_states[:, 1] += 1
+    next_states = next_states.clamp(0, LENGTH - 1)[..., None]
+    terminated = torch.zeros(LENGTH, actions, 1, dtype=torch.bool)
     terminated[0, 0], terminated[-1, 1] = True, True
-    rewards = torch.zeros(LENGTH, 2, 1).double()
+    rewards = torch.zeros(LENGTH, actions, 1).double()
     rewards[-1, 1] = 1.0
     start = torch.zeros(LENGTH).double()
     start[1] = 1.0
-    return MDP(torch.ones(LENGTH, 2, 1).double(), next_states, rewards, terminated, start)
+    return MDP(torch.ones(LENGTH, actions, 1).double(), next_states, rewards, terminated, start)
