@@ -4,8 +4,8 @@
 
 The networks are the same perceptrons, with the same latents and a Bernoulli distribution of each pixel; parameters are
 asserted to be equal. "defaults": each optimizer as its library makes it, AdamW fused against torch.optim.Adam. "best":
-the fused AdamW on both sides, and torch.compile where a library's code can be compiled. A sample is the mean image, the
-only one that pythae draws.
+the fused AdamW on both sides. "compiled": that, and torch.compile of the loss and of sampling, where a library's code
+can be compiled. A sample is the mean image, the only one that pythae draws. All take turns.
 """
 
 import argparse
@@ -20,6 +20,11 @@ from benchmarks.clock import alternate, first_call, machine, milliseconds, ratio
 from zoo.vae.model import VAE
 
 SHAPE, LATENTS, HIDDEN, DEPTH, BATCH = (1, 28, 28), 32, 256, 2, 64
+SETTINGS = {
+    "defaults": {"best": False, "compiled": False},
+    "best": {"best": True, "compiled": False},
+    "compiled": {"best": True, "compiled": True},
+}
 Calls = dict[str, Callable[[], object]]
 
 
@@ -89,7 +94,7 @@ def calls(name: str, x: Tensor, best: bool, compiled: bool) -> Calls:
         forward().backward()
         optimizer.step()
 
-    return {"train": train, "sample": draw}
+    return {"train": train, "sample": torch.compile(draw) if compiled else draw}
 
 
 def main() -> None:
@@ -101,23 +106,22 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(machine())
     x = 2.0 * (torch.rand(BATCH, *SHAPE) < 0.2) - 1
-    for setting, best, compiled in (("defaults", False, False), ("best", True, False), ("best, compiled", True, True)):
-        sides = {}
-        for name in ("ours", "pythae"):
-            made = calls(name, x, best, compiled)
+    made: dict[str, Calls] = {}
+    for name in ("ours", "pythae"):
+        for setting, options in SETTINGS.items():
+            made[f"{name}, {setting}"] = sides = calls(name, x, **options)
             try:
-                for call in made.values():
+                for call in sides.values():
                     first_call(call)
             except Exception as error:  # whatever torch.compile raises for code that it cannot trace
                 print(f"{name}, {setting}: {type(error).__name__}")
-                continue
-            sides[name] = made
-        for work in ("train", "sample"):
-            named = {name: made[work] for name, made in sides.items()}
-            repeats = max(1, int(0.1 / max(seconds(call) for call in named.values())))
-            times = alternate(named, args.rounds, repeats)
-            rows = [(name, milliseconds(t), ratios(t, times["ours"])) for name, t in times.items()]
-            table(f"{setting}: {work}, batch {BATCH}, {args.threads} threads", ("side", "ms", "over ours"), rows)
+                del made[f"{name}, {setting}"]
+    for work in ("train", "sample"):
+        named = {name: sides[work] for name, sides in made.items()}
+        times = alternate(named, args.rounds, max(1, int(0.1 / max(seconds(call) for call in named.values()))))
+        base = [f"ours, {setting}" for setting in SETTINGS]
+        rows = [(name, milliseconds(t), *(ratios(t, times[other]) for other in base)) for name, t in times.items()]
+        table(f"{work}, batch {BATCH}, {args.threads} threads", ("side", "ms", *(f"over {b}" for b in base)), rows)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,13 @@ DATASETS = {
         "by a checksum of a file's name: 18 of 20 train, one each validates and tests.",
         "PSF-2.0",
     ),
+    "Series": Dataset(
+        "a series",
+        "A series of statsmodels: the sea surface temperature off Peru, 732 months of 1950 to 2010 (elnino, NOAA's "
+        "ERSST.V3B, Nino 1+2), or the yearly number of sunspots, 1700 to 2008. The first 70 % train, the next 10 % "
+        "validate, the rest tests.",
+        "public domain",
+    ),
     "Shapes": Dataset(
         "coloured shapes",
         "Shapes: a circle, square or triangle of one of six colours on black, anywhere and of any size, 32x32 RGB, "

@@ -36,6 +36,7 @@ TASKS = {
         "a model of one sequence given another", "text-generation", ("sample", "evaluate"), ("exact-match",)
     ),
     "text": Task("a model of text", "text-generation", ("sample", "evaluate"), ("text",)),
+    "series": Task("a model of a series", "time-series-forecasting", ("figure", "evaluate"), ("forecast",)),
     "team": Task("a team", "reinforcement-learning", ("rollout", "evaluate"), ("team",)),
 }
 
@@ -44,7 +45,12 @@ GUIDED = {"Digits": "ddpm-digits", "MNIST5k": "ddpm-mnist5k"}
 
 
 def task_of(model: str, arguments: dict[str, Any]) -> str:
-    """The task of a model class with these arguments: a density of points is one of images if its shape is theirs."""
+    """The task of a model class with these arguments, whose shape may say more than the class.
+
+    A density of points is one of images if its shape is theirs, and images of one grey column are series.
+    """
     task = MODELS[model].task
-    shape = arguments.get("shape")
-    return "images" if task == "points" and isinstance(shape, list | tuple) and len(shape) == 3 else task
+    shape = arguments.get("shape", arguments.get("image_shape"))
+    if task not in ("points", "images") or not isinstance(shape, list | tuple) or len(shape) != 3:
+        return task
+    return "series" if (shape[0], shape[2]) == (1, 1) else "images"

@@ -24,6 +24,7 @@ def use(described: Description, model: str) -> str:
         "classifier": _use_of_classifier,
         "sequences": _use_of_sequences,
         "text": _use_of_text,
+        "series": _use_of_series,
     }
     return lines.get(described.task, _use_of_sampler)(described, model)
 
@@ -45,6 +46,16 @@ def _use_of_text(described: Description, model: str) -> str:
         f'print(model.text(model.sample(1, generator=generator, prefix="{prefix}"))[0])',
     ]
     return _blocks([f'lightning-zoo sample {model} --prefix "{prefix}" --seed 0'], python)
+
+
+def _use_of_series(described: Description, model: str) -> str:
+    steps = int(_shape(described)[1])
+    python = [
+        f'model = load("{model}")',
+        f"past = torch.zeros(200, 1, {steps // 2}, 1)  # on the scale of the data, [-1, 1]",
+        f"future = model.sample(200, prefix=past)[:, :, {steps // 2}:]  # 200 samples given the past",
+    ]
+    return _blocks([f"lightning-zoo figure forecast {model} --output forecast.png"], python)
 
 
 def _use_of_team(described: Description, model: str) -> str:

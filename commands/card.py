@@ -87,6 +87,11 @@ def illustrate(new: Path, described: Description) -> dict[str, Any]:
         from commands.policies import write_clip
 
         return write_clip(new, described.folder)
+    if described.task == "series":
+        from commands.drawing.forecast import write_forecast
+
+        write_forecast(new / PICTURE, model, described)
+        return {"picture": PICTURE}
     if not isinstance(model, Sampler):
         return {}
     from commands.drawing.flows import write_animation

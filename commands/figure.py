@@ -7,6 +7,7 @@ interpolation  images between two latents, along the arc that joins them
 traversal      what each latent of a VAE does to an image, and how many nats it carries
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
 completion     real images, their upper halves, and samples that keep these; of a diffusion model also colours for greys
+forecast       of a series: quantiles of samples given the past, beside what came
 flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
 payoff           takes no MODEL, two minutes: what methods of value decomposition make of a game that defeats some
@@ -104,6 +105,10 @@ def _draw(args: argparse.Namespace, model: Any) -> Numbers:
         from commands.drawing.values import write_values
 
         return write_values(args.output, model, args.described)
+    if args.kind == "forecast":
+        from commands.drawing.forecast import write_forecast
+
+        return write_forecast(args.output, model, args.described)
     if args.kind in ("steps", "guidance"):
         from commands.drawing import sweeps
 
@@ -115,7 +120,7 @@ def _draw(args: argparse.Namespace, model: Any) -> Numbers:
 
 
 def _draws_images(model: Any) -> bool:
-    return hasattr(model, "sample") and len(model.shape) == 3 and model.shape[0] in (1, 3)
+    return hasattr(model, "sample") and len(model.shape) == 3 and model.shape[0] in (1, 3) and model.shape[2] > 1
 
 
 def _takes(model: Any, *names: str) -> bool:
@@ -138,6 +143,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
     "traversal": lambda model: hasattr(model, "encode") and hasattr(model, "mean_image"),
     "inversion": lambda model: _draws_images(model) and hasattr(model, "denoiser"),
     "completion": lambda model: _draws_images(model) and (_takes(model, "known", "steps") or _keeps_rows(model)),
+    "forecast": lambda model: _takes(model, "prefix") and model.shape[::2] == (1, 1),
     "flow": lambda model: (
         (hasattr(model, "path") and model.shape == (2,))
         or (_draws_images(model) and (_takes(model, "temperature") or _takes(model, "steps", "on_step")))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datamodules.images import CIFAR10, MNIST, BinaryMNIST5k, Digits, FashionMNIST, MNIST5k
     from datamodules.latents import Latents
     from datamodules.sequences import Sequences
+    from datamodules.series import Series
     from datamodules.shapes import Shapes
     from datamodules.teams.replay import TeamReplay
     from datamodules.text import Text
@@ -32,6 +33,7 @@ __all__ = [
     "Points",
     "Replay",
     "Sequences",
+    "Series",
     "Shapes",
     "TabularExperience",
     "TeamReplay",
@@ -48,6 +50,7 @@ _FILES = {
     "images": ("CIFAR10", "MNIST", "BinaryMNIST5k", "Digits", "FashionMNIST", "MNIST5k"),
     "latents": ("Latents",),
     "sequences": ("Sequences",),
+    "series": ("Series",),
     "shapes": ("Shapes",),
     "teams.replay": ("TeamReplay",),
     "text": ("Text",),

@@ -409,7 +409,14 @@ def _tree_entry(path: str, content: bytes) -> dict[str, Any]:
 
 
 LICENSES = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "openrail", "other", "unknown"}  # of the Hub's many
-TASKS = {"unconditional-image-generation", "image-classification", "reinforcement-learning", "other", "text-generation"}
+TASKS = {
+    "unconditional-image-generation",
+    "image-classification",
+    "reinforcement-learning",
+    "other",
+    "text-generation",
+    "time-series-forecasting",
+}
 
 
 def judge_card(content: str) -> tuple[list[str], list[str]]:

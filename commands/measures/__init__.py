@@ -21,6 +21,7 @@ PROTOCOLS = {  # name -> module here, and function
     "exact": "policy:exact",
     "exact-match": "sequences:exact_match",
     "density": "points:density",
+    "forecast": "series:forecast",
     "guidance": "images:guidance",
     "guiding": "classifier:guiding",
     "likelihood": "likelihood:likelihood",

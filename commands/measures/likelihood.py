@@ -8,21 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from checkpoints.catalogue import Description
-from commands.measures.common import DRAWS, Measurement, Metrics, Say, affordable, data_for, device_of
+from commands.measures.common import DRAWS, Measurement, Metrics, Say, affordable, data_for, device_of, in_batches
 from commands.measures.images import measure_samples
 from zoo.metrics.likelihood import bits_per_dim
 from zoo.protocols import Sampler
 from zoo.vae.codebook import perplexity
 
 ESTIMATES = 2  # draws behind a log-likelihood that is itself an estimate; the error over images is far above theirs
+ACTIVE = 0.01  # variance of a latent in use
 PRIOR = 0.1  # counts that every grey level of a pixel starts with, in the baseline
 
 
 def likelihood(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
     """Bits per dimension of the test images: exact; or where the model takes `draws`, with its default and with one.
 
-    Those of a model of codes are a bound, and how many codes are in use is counted. Where log-densities are themselves
-    estimates, the mean over ESTIMATES draws, of some images if they are large.
+    Those of a model of codes are a bound, and how many codes are in use is counted, as are the latents of a VAE. Where
+    log-densities are themselves estimates, the mean over ESTIMATES draws, of some images if they are large.
 
     Then those of independent pixels, the baseline that a model of so few images must beat, and the quality of samples.
     """
@@ -42,6 +43,8 @@ def likelihood(model: Any, described: Description, *, full: bool, say: Say) -> M
         name, how = f"bits_per_dim_{default.default}_draws", f"importance estimate, {default.default} draws"
         metrics[name] = _bits(model, data, {"draws": default.default}, how, say)
         metrics["bits_per_dim_1_draw"] = _bits(model, data, {"draws": 1}, "lower bound of the likelihood, 1 draw", say)
+        if hasattr(model, "mean_image"):  # a VAE
+            metrics["active_units"] = _active_units(model, data)
     count = len(data.images("test"))
     metrics["bits_per_dim_independent_pixels"] = Measurement.of(
         independent_pixels(data).tolist(),
@@ -70,6 +73,16 @@ def _bits(model: Any, data: Any, options: dict[str, Any], how: str, say: Say) ->
         bits += bits_per_dim(nats.double(), dims).tolist()
     text = f"{how}, {data.levels} grey levels, {len(images)} test images; error over images"
     return Measurement.of(bits, text)
+
+
+def _active_units(model: Any, data: Any) -> Measurement:
+    """Latents that a VAE uses: Burda et al. 2015, arXiv:1509.00519, section 5.2."""
+    images = data.images("test")
+    with torch.inference_mode():
+        means = torch.cat([model.encode(part).mean for part in in_batches(images, device_of(model))])
+    count = float((means.var(0) > ACTIVE).sum())
+    text = f"latents of {model.latents} whose posterior mean varies by more than {ACTIVE:g} over the test images"
+    return Measurement.of([count], text)
 
 
 def _codes_in_use(model: Any, data: Any) -> Measurement:

@@ -17,6 +17,7 @@ import commands.measures.classifier
 import commands.measures.common
 import commands.measures.images
 import commands.measures.judge
+import commands.measures.likelihood
 import commands.measures.shapes
 from checkpoints.card import render
 from checkpoints.catalogue import CONFIG, RESULTS, WEIGHTS, describe, read_json
@@ -508,6 +509,14 @@ def test_shapes_metrics_of_models_with_latents(monkeypatch, latent):
     expected = [*kinds, *(f"{kind}_means" for kind in kinds), "bits_per_dim"]
     gaps = [f"gap_{name}" for name in ("x", "y", "size", "colour", "shape")] if latent == "numbers" else []
     assert [*metrics] == expected + gaps
+
+
+def test_active_units_are_the_latents_that_images_move():
+    model, data = VAE((1, 8, 8), 17, latents=5, hidden=8, depth=1), Digits()
+    last = model.encoder[-1]
+    last.weight.data.zero_()
+    last.weight.data[1] = last.weight.data[3] = torch.linspace(-9, 9, 8)
+    assert commands.measures.likelihood._active_units(model, data).value == 2
 
 
 def test_a_protocol_of_another_task_is_refused(small):

@@ -49,39 +49,36 @@ class Summed(PolicyGradient):
         return optimizer
 
 
-class Seeded(ResetAt):
-    """Random numbers as a worker has them, from the seed of its environment."""
+class Reset(ResetAt):
+    """The same, and for a method without workers: random numbers as they have them, from the seed of their episodes."""
 
     def on_train_start(self, trainer, module):
-        torch.manual_seed(trainer.datamodule.loader._reset_seed())
+        if isinstance(module, Summed):
+            torch.manual_seed(trainer.datamodule.loader._reset_seed())
 
-    def on_train_batch_end(self, *_):
-        pass
+    def on_train_batch_end(self, trainer, module, *_):
+        before = self.done
+        super().on_train_batch_end(trainer, module)
+        if self.done and not before:
+            self.on_train_start(trainer, module)
 
 
-def test_one_worker_is_a2c_with_a_summed_loss():
-    asynchronous = made(cartpole())
-    fit(asynchronous, cartpole())
+def test_one_worker_is_a2c_with_a_summed_loss_and_resumes_as_it(tmp_path):
+    """Three runs that begin new episodes at 100 steps: the third is resumed there."""
+    path = tmp_path / "middle.ckpt"
     torch.manual_seed(0)
     data = Experience("CartPole-v1", 200, **SHORT)
     summed = Summed(data.spaces, 200, **LIKE, compile=False)
-    fit(summed, data, Seeded(None, 0))
-    assert asynchronous.env_steps == summed.env_steps >= 200
-    for name, value in summed.model.state_dict().items():
-        torch.testing.assert_close(asynchronous.model.state_dict()[name], value)
-
-
-def test_a_resumed_run_of_one_worker_is_the_uninterrupted_one_that_resets_there(tmp_path):
-    path, options = tmp_path / "middle.ckpt", {"objective": "n-step-q", "anneal": True, "target_period": 50}
-    first = made(cartpole(), **options)
-    first.begin_episodes = lambda: None  # the data's business alone
-    fit(first, cartpole(), ResetAt(path, 100))
-    resumed = made(cartpole(), seed=9, **options)
+    fit(summed, data, Reset(tmp_path / "other.ckpt", 100))
+    whole, resumed = made(cartpole()), made(cartpole(), seed=9)
+    whole.begin_episodes = lambda: None  # the business of its data alone
+    fit(whole, cartpole(), Reset(path, 100))
     fit(resumed, cartpole(), ckpt_path=path)
-    assert resumed.env_steps == first.env_steps
-    assert not torch.equal(first.target, torch.load(path)["state_dict"]["target"])
-    for name, value in first.state_dict().items():
+    assert 200 <= whole.env_steps == summed.env_steps == resumed.env_steps
+    for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+    for name, value in summed.model.state_dict().items():
+        torch.testing.assert_close(whole.model.state_dict()[name], value)
 
 
 class Kill(Callback):

@@ -225,8 +225,10 @@ def test_convolutions_read_and_make_images_of_any_channels(shape):
     assert all(parameter.grad is not None for parameter in made.parameters())
 
 
-def test_a_run_is_exported_samples_and_has_a_density(tmp_path, command):
+@pytest.mark.parametrize("downsamplings", [0, 1])
+def test_a_run_is_exported_samples_and_has_a_density(tmp_path, command, downsamplings):
     options = ("--config", "vae-digits", "--trainer.default_root_dir", tmp_path / "run", "--model.hidden", 16)
+    options += ("--model.downsamplings", downsamplings)
     folder = runs.fit(tmp_path / "run", *options, "--data.batches_per_epoch", 2, "--trainer.max_epochs", 1)
     exported = tmp_path / "mine"
     assert command("export", folder / "last.ckpt", exported).status == 0
