@@ -49,8 +49,8 @@ class A3C(L.LightningModule):
         optimizer: "rmsprop-inside" (epsilon inside the root, as in the paper), "rmsprop" (outside) or "adam".
         learning_rate, epsilon: of the optimizer. anneal: whether the rate falls linearly to 0.
         value_weight, entropy_weight: of these two losses of the actor-critic.
-        max_grad_norm: to which the summed gradient is shortened, None for never. The errors of a segment mostly have one
-            sign: where the few large ones are shortened and the many small ones are not, values are too high.
+        max_grad_norm: to which the summed gradient is shortened, None for never. Where only the few large errors of
+            terminal segments are shortened, and not the many small ones, values become too high.
 
     References:
         Mnih et al. 2016, arXiv:1602.01783; 000_507b39bbaa34acda.txt, section 4.2; 004_2b20c020fc470ac5.txt, 4.3.2.
