@@ -1,5 +1,6 @@
 """MinAtar's games as environments: their spaces, their ends, their pictures."""
 
+import importlib.util
 import sys
 
 import gymnasium as gym
@@ -10,6 +11,8 @@ from datamodules import Experience
 from datamodules.experience.environments import make
 from datamodules.experience.minatar import CELL, COLOURS, GAMES
 from zoo.errors import UserError
+
+installed = pytest.mark.skipif(importlib.util.find_spec("minatar") is None, reason="MinAtar is not installed")
 
 
 def played(env, seed, steps=60):
@@ -23,6 +26,7 @@ def played(env, seed, steps=60):
     return np.array(observations)
 
 
+@installed
 @pytest.mark.parametrize("game", GAMES)
 def test_games_are_environments(game):
     spaces = Experience(f"MinAtar/{game}-v0").spaces
@@ -38,6 +42,7 @@ def test_games_are_environments(game):
     assert spaces["observation_shape"][2] < len(COLOURS), "each channel has a colour"
 
 
+@installed
 def test_an_episode_depends_on_its_seed_alone():
     env = make("MinAtar/Breakout-v0")
     first = played(env, seed=5)
@@ -46,6 +51,7 @@ def test_an_episode_depends_on_its_seed_alone():
     assert not np.array_equal(first, played(env, seed=8))
 
 
+@installed
 def test_pictures_show_the_uppermost_object():
     env = make("MinAtar/Breakout-v0", render=True)
     state, _ = env.reset(seed=0)

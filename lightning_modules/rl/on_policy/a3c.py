@@ -49,7 +49,8 @@ class A3C(L.LightningModule):
         optimizer: "rmsprop-inside" (epsilon inside the root, as in the paper), "rmsprop" (outside) or "adam".
         learning_rate, epsilon: of the optimizer. anneal: whether the rate falls linearly to 0.
         value_weight, entropy_weight: of these two losses of the actor-critic.
-        max_grad_norm: to which the summed gradient is shortened, None for never.
+        max_grad_norm: to which the summed gradient is shortened, None for never. Where only the few large errors of
+            terminal segments are shortened, and not the many small ones, values become too high.
 
     References:
         Mnih et al. 2016, arXiv:1602.01783; 000_507b39bbaa34acda.txt, section 4.2; 004_2b20c020fc470ac5.txt, 4.3.2.
@@ -79,7 +80,7 @@ class A3C(L.LightningModule):
         anneal: bool = False,
         value_weight: float = 0.5,
         entropy_weight: float = 0.01,
-        max_grad_norm: float | None = 40.0,
+        max_grad_norm: float | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
