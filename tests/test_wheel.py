@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import checkpoints
-from zoo.protocols import Player, Sampler
+from zoo.protocols import Player, Sampler, Writer
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"zoo", "checkpoints", "lightning_modules", "datamodules", "commands", "configs", "lightning_zoo"}
@@ -100,8 +100,12 @@ def what_it_does(name):
     if isinstance(model, Player):
         return ["rollout", name, "--episodes", "1", "--seed", "1", "--json"]
     if isinstance(model, Sampler):
-        steps = ["--steps", "2"] if "steps" in inspect.signature(model.sample).parameters else []
-        return ["sample", name, "--num-samples", "3", *steps, "--seed", "1", "--output", f"{name}.npy"]
+        own = {"steps": "2", "source": "314"}
+        options = [
+            word for key in own if key in inspect.signature(model.sample).parameters for word in (f"--{key}", own[key])
+        ]
+        output = ["--json"] if isinstance(model, Writer) else ["--output", f"{name}.npy"]
+        return ["sample", name, "--num-samples", "3", *options, "--seed", "1", *output]
     return None
 
 
@@ -122,6 +126,8 @@ def test_the_models_work_elsewhere(wheel, tmp_path, monkeypatch, command):
         if words[0] == "rollout":
             found, expected = json.loads(out)["returns"], json.loads(answer.out)["returns"]
             np.testing.assert_allclose(found, expected, rtol=1e-3)
+        elif words[-1] == "--json":
+            assert out == answer.out
         else:
             np.testing.assert_allclose(np.load(there / words[-1]), np.load(words[-1]), atol=1e-4)
     assert len(calls) >= 7

@@ -79,7 +79,8 @@ def test_the_name_says_algorithm_and_data(name):
     known = data["arguments"].get("environment") or data["arguments"].get("name") or data["class"]
     known = known.removeprefix("Binary")  # the levels are on the card
     known = re.sub(r"^matrix/.*", "payoff", re.sub(r"^mpe2/simple_(\w+)_v\d+$", r"\1", known))
-    assert name.endswith("-" + re.sub(r"-v\d+$", "", known.lower())), "Gymnasium's CartPole-v1 is cartpole"
+    known = re.sub(r"-v\d+$", "", known.lower()).replace("_", "")
+    assert name.endswith("-" + known), "Gymnasium's CartPole-v1 is cartpole"
 
 
 @every_model

@@ -48,7 +48,7 @@ MISTAKES = {
     "--model.weight_decay -0.5": "model.weight_decay must be at least 0, got -0.5",
     "--model.warmup_steps -1": "model.warmup_steps must be at least 0, got -1",
     "--model.min_snr_gamma 0": "model.min_snr_gamma must be positive, got 0",
-    "--model.learning_rate_schedule sine": "model.learning_rate_schedule must be one of constant, cosine, got 'sine'",
+    "--model.learning_rate_schedule sine": "must be one of constant, cosine, inverse_sqrt, got 'sine'",
     "--model.num_timesteps 0": "num_timesteps must be at least 1, got 0",
     "--model.channel_multipliers [1,1,1,1,1]": "height and width divisible by 16 for 5 levels",
     "--trainer.callbacks+=lightning_modules.callbacks.EMA --trainer.callbacks.decay 1": "EMA decay must be",
