@@ -52,10 +52,10 @@ def _use_of_series(described: Description, model: str) -> str:
     steps = int(_shape(described)[1])
     python = [
         f'model = load("{model}")',
-        f"past = torch.zeros(200, 1, {steps // 2}, 1)  # on the scale of the data, [-1, 1]",
-        f"future = model.sample(200, prefix=past)[:, :, {steps // 2}:]  # 200 samples given the past",
+        f"past = model.sample(1)[:, :, :{steps // 2}]  # or yours, on the scale of the data, [-1, 1]",
+        f"future = model.sample(200, prefix=past.expand(200, -1, -1, -1))[:, :, {steps // 2}:]",
     ]
-    return _blocks([f"lightning-zoo figure forecast {model} --output forecast.png"], python)
+    return _blocks([f"lightning-zoo figure forecast {model} --output forecast.png"], python, "")
 
 
 def _use_of_team(described: Description, model: str) -> str:
