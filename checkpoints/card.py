@@ -115,7 +115,7 @@ def _captions(metrics: dict[str, Any]) -> dict[str, str]:
     plane = "nll_minus_floor_nats" in metrics
     drawn = "The true density, the learned density, and samples" if plane else "Test data, and samples of the model"
     if "crps" in metrics:
-        drawn = "Quantiles of samples given the past, beside what came"
+        drawn = "Quantiles of samples given the past, beside what was observed"
     return {
         PICTURE: drawn,
         ANIMATION: "From noise to samples",

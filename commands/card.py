@@ -1,5 +1,6 @@
 """What `evaluate --update` writes into a model folder: results.json, pictures and the card."""
 
+import inspect
 import json
 import os
 import shutil
@@ -102,7 +103,9 @@ def illustrate(new: Path, described: Description) -> dict[str, Any]:
     if len(model.shape) == 3 or model.shape == (2,):
         shown["picture"] = PICTURE
         draw = _draw_images if len(model.shape) == 3 else _draw_points
-        draw(new / PICTURE, model, data, new.name, PICTURED.get(described.protocol, {}))
+        has_samplers = "sampler" in inspect.signature(model.sample).parameters
+        options = PICTURED.get(described.protocol, {}) if has_samplers else {}
+        draw(new / PICTURE, model, data, new.name, options)
     if len(model.shape) == 3:
         shown |= _judge_of(data)
     flow: Any = model

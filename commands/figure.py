@@ -7,7 +7,7 @@ interpolation  images between two latents, along the arc that joins them
 traversal      what each latent of a VAE does to an image, and how many nats it carries
 inversion      real images, and what DDIM makes of their latents with 10 to 200 steps
 completion     real images, their upper halves, and samples that keep these; of a diffusion model also colours for greys
-forecast       of a series: quantiles of samples given the past, beside what came
+forecast       of a series: quantiles of samples given the past, beside what was observed
 flow           a GIF of noise on its way to the data, or of a flow's images as their noise grows
 values         a GIF of the values and greedy actions of a table in a grid world as it learns again; its end as a PNG
 payoff           takes no MODEL, two minutes: what methods of value decomposition make of a game that defeats some

@@ -1,4 +1,4 @@
-"""Forecasts of a series: quantiles of samples given the past, beside what came."""
+"""Forecasts of a series: quantiles of samples given the past, beside what was observed."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def write_forecast(path: Path, model: Any, described: Description) -> list[dict[
         axes.fill_between(steps, levels[0], levels[4], color="C0", alpha=0.2, linewidth=0, label="5 to 95 %")
         axes.fill_between(steps, levels[1], levels[3], color="C0", alpha=0.4, linewidth=0, label="25 to 75 %")
         axes.plot(steps, levels[2], color="C0", label="median")
-        axes.plot(range(-len(past), data.horizon), torch.cat([past, came]), color="k", linewidth=1, label="what came")
+        axes.plot(range(-len(past), data.horizon), torch.cat([past, came]), color="k", linewidth=1, label="observed")
         axes.axvline(-0.5, color="0.6", linestyle=":", linewidth=1)
         axes.set(xlabel=f"steps from step {start} of the series")
         axes.spines[["top", "right"]].set_visible(False)

@@ -511,6 +511,13 @@ def test_shapes_metrics_of_models_with_latents(monkeypatch, latent):
     assert [*metrics] == expected + gaps
 
 
+def test_a_model_of_shapes_without_samplers_has_a_picture(tmp_path, monkeypatch):
+    model = VAE((3, 32, 32), 256, latents=3, hidden=8, depth=1, head="logistic", components=1, downsamplings=3)
+    monkeypatch.setattr("checkpoints.store.load", lambda *_, **__: model)
+    described = describe(checkpoints.shipped()["ddpm-shapes"])
+    assert commands.card.illustrate(tmp_path, described) == {"picture": "samples.png"}
+
+
 def test_active_units_are_the_latents_that_images_move():
     model, data = VAE((1, 8, 8), 17, latents=5, hidden=8, depth=1), Digits()
     last = model.encoder[-1]
