@@ -53,7 +53,9 @@ def likelihood(model: Any, described: Description, *, full: bool, say: Say) -> M
     )
     if model.labels or not isinstance(model, Sampler):
         return metrics
-    draws = DRAWS if full and not getattr(model, "is_estimate", False) else 4  # a solve for each sample is slow
+    draws = DRAWS if full else 4
+    if getattr(model, "is_estimate", False):
+        draws = 2  # of large images, whose samples are each a solve
     sets: dict[str, tuple[dict[str, Any], int]] = {"temperature1": ({}, draws)}
     return metrics | measure_samples(model, data, sets, say)
 
