@@ -79,7 +79,7 @@ def test_the_name_says_algorithm_and_data(name):
     known = data["arguments"].get("environment") or data["arguments"].get("name") or data["class"]
     known = known.removeprefix("Binary")  # the levels are on the card
     known = re.sub(r"^matrix/.*", "payoff", re.sub(r"^mpe2/simple_(\w+)_v\d+$", r"\1", known))
-    known = re.sub(r"-v\d+$", "", known.lower()).replace("_", "")
+    known = re.sub(r"-v\d+$", "", known.lower()).replace("_", "").replace("/", "-")
     assert name.endswith("-" + known), "Gymnasium's CartPole-v1 is cartpole"
 
 
