@@ -24,6 +24,12 @@ class RowError(UserError):
         return RowError(self.row + rows, self.problem)
 
 
+def refuse_labels(labels: object) -> None:
+    """Raises UserError if a model without classes was given labels."""
+    if labels is not None:
+        raise UserError("labels must not be given: this model knows no classes")
+
+
 def one_line(text: str) -> str:
     """A message that may run over many lines as one line of at most 500 characters."""
     lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]

@@ -15,6 +15,16 @@ from torch import Tensor
 from zoo.errors import UserError
 
 
+def to_level(x: Tensor, levels: int) -> Tensor:
+    """k = (L - 1) (x + 1) / 2, rounded: values in [-1, 1] -> whole numbers 0 ... L - 1."""
+    return ((x + 1) * ((levels - 1) / 2)).round().long()
+
+
+def to_value(level: Tensor, levels: int) -> Tensor:
+    """x = 2 k / (L - 1) - 1, in [-1, 1]; a mean level is a mean value."""
+    return level * (2 / (levels - 1)) - 1
+
+
 class Head(Protocol):
     """A distribution over `levels` grey levels; parameters (..., P) -> log-probabilities."""
 

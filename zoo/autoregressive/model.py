@@ -15,7 +15,7 @@ from zoo.autoregressive.transformer import Transformer
 from zoo.autoregressive.wavenet import WaveNet
 from zoo.errors import UserError
 from zoo.flows.dequantise import check_on_grid
-from zoo.heads import head, sample
+from zoo.heads import head, sample, to_level, to_value
 from zoo.random import normal, per_row
 
 NETWORKS = ("fvsbn", "made", "nade", "pixelcnn", "pixelrnn", "transformer", "wavenet")
@@ -182,14 +182,14 @@ class Autoregressive(nn.Module):
                 parameters = step(i, mine)
                 if i >= known:
                     index = sample(self.head, _full(parameters), uniform[rows, d], temperature)
-                    mine[:, d] = self._values(index).to(mine)
+                    mine[:, d] = to_value(index, self.levels).to(mine)
             x[rows] = mine
         return self._raster(x)
 
     def _entries(self, x: Tensor, labels: Tensor | None, order: int) -> Tensor:
         """log P(x_d | the entries before d), (B, D) in raster order."""
         condition, sequence = self._condition(labels, len(x)), self._sequence(x)
-        index = ((sequence + 1) * ((self.levels - 1) / 2)).round().long()
+        index = to_level(sequence, self.levels)
         return self.head.log_prob(_full(self.network(sequence, condition, **self._order(order))), index)
 
     def _order(self, order: int) -> dict[str, int]:
@@ -236,11 +236,8 @@ class Autoregressive(nn.Module):
         channels, height, width = self.shape
         return x.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2).contiguous()
 
-    def _values(self, index: Tensor) -> Tensor:
-        return index * (2 / (self.levels - 1)) - 1
-
     def _image(self, index: Tensor) -> Tensor:
-        return self._raster(self._values(index))
+        return self._raster(to_value(index, self.levels))
 
 
 _head = head  # the option of that name hides it

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.errors import UserError, refuse_labels
 from zoo.heads import head as make_head
-from zoo.heads import mean, sample
+from zoo.heads import mean, sample, to_level, to_value
 from zoo.random import Source, normal, per_row
 from zoo.vae.networks import perceptron
 
@@ -64,7 +64,7 @@ class GSN(nn.Module):
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Two images whose grey levels are all equally likely."""
-        return {"x": self._image(torch.randint(self.levels, (2, *self.shape), generator=generator))}
+        return {"x": to_value(torch.randint(self.levels, (2, *self.shape), generator=generator), self.levels)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Parameters of P(x'_d | x~): corrupted images (B, C, H, W) -> (B, C, H, W, P)."""
@@ -75,11 +75,11 @@ class GSN(nn.Module):
         """x~ ~ C(x~ | x), of images (B, C, H, W)."""
         uniform = torch.special.ndtr(normal(x.shape, noise, x.device))
         level = (uniform / self.corruption * self.levels).floor().clamp(max=self.levels - 1)
-        return torch.where(uniform < self.corruption, self._image(level).to(x), x)
+        return torch.where(uniform < self.corruption, to_value(level, self.levels).to(x), x)
 
     def log_prob(self, x: Tensor, corrupted: Tensor) -> Tensor:
         """log P(x | x~) of images on the grid of grey levels, (B,)."""
-        index = ((x + 1) * ((self.levels - 1) / 2)).round().long()
+        index = to_level(x, self.levels)
         return self.head.log_prob(self(corrupted), index).flatten(1).sum(1)
 
     @torch.inference_mode()
@@ -104,23 +104,20 @@ class GSN(nn.Module):
         Raises:
             UserError: if an argument is out of range.
         """
-        if labels is not None:
-            raise UserError("labels must not be given: this model knows no classes")
+        refuse_labels(labels)
         for name, value in (("n", n), ("transitions", transitions)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value!r}")
         source, weights = per_row(generator), next(self.parameters())
         shape = (n, *self.shape)
-        x = self._image((self._uniform(shape, source) * self.levels).floor().clamp(max=self.levels - 1)).to(weights)
+        level = (self._uniform(shape, source) * self.levels).floor().clamp(max=self.levels - 1)
+        x = to_value(level, self.levels).to(weights)
         for _ in range(transitions):
             parameters = self(self.corrupt(x, source))
-            x = self._image(sample(self.head, parameters, self._uniform(shape, source))).to(weights)
+            x = to_value(sample(self.head, parameters, self._uniform(shape, source)), self.levels).to(weights)
         if expected:
-            return self._image(mean(self.head, parameters))
+            return to_value(mean(self.head, parameters), self.levels)
         return x
 
     def _uniform(self, shape: tuple[int, ...], source: Source) -> Tensor:
         return torch.special.ndtr(normal(shape, source, next(self.parameters()).device))
-
-    def _image(self, index: Tensor) -> Tensor:
-        return index * (2 / (self.levels - 1)) - 1

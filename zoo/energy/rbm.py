@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.errors import UserError, refuse_labels
 from zoo.flows.dequantise import check_on_grid
 from zoo.random import normal, per_row
 
@@ -93,7 +93,7 @@ class RBM(nn.Module):
         Raises:
             UserError: if the images are not on the grid, or labels are given.
         """
-        self._refuse(labels)
+        refuse_labels(labels)
         check_on_grid(x, self.levels)
         return -self(x) - self.log_normaliser()
 
@@ -112,7 +112,7 @@ class RBM(nn.Module):
         Raises:
             UserError: if an argument is out of range.
         """
-        self._refuse(labels)
+        refuse_labels(labels)
         if n < 1:
             raise UserError(f"n must be at least 1, got {n!r}")
         source, device = per_row(generator), self.weight.device
@@ -140,7 +140,3 @@ class RBM(nn.Module):
     def _draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         uniform = torch.rand(logits.shape, generator=generator, device=generator.device if generator else logits.device)
         return (uniform.to(logits) < logits.sigmoid()).to(logits)
-
-    def _refuse(self, labels: Tensor | None) -> None:
-        if labels is not None:
-            raise UserError("labels must not be given: this model knows no classes")

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.errors import UserError, refuse_labels
 from zoo.nn.attention import Layer
 from zoo.sequences.search import State, beam_search
 from zoo.sequences.tokens import check_alphabet, counted, to_text, to_tokens
@@ -145,8 +145,7 @@ class EncoderDecoder(nn.Module):
         Raises:
             UserError: if there is no source, or one is too long or has a character that the model does not know.
         """
-        if labels is not None:
-            raise UserError("labels must not be given: this model knows no classes")
+        refuse_labels(labels)
         if not source:
             raise UserError(f"source must be given: a text of the characters {self.alphabet!r}")
         device = self.embedding.weight.device

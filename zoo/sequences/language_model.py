@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.autoregressive.transformer import Transformer
 from zoo.autoregressive.wavenet import WaveNet
-from zoo.errors import UserError
+from zoo.errors import UserError, refuse_labels
 from zoo.heads import draw
 from zoo.random import normal, per_row
 from zoo.sequences.tokens import check_alphabet, to_indices
@@ -100,8 +100,7 @@ class LanguageModel(nn.Module):
         Raises:
             UserError: if an argument is out of range, or the prefix has a character that the model does not know.
         """
-        if labels is not None:
-            raise UserError("labels must not be given: this model knows no classes")
+        refuse_labels(labels)
         if n < 1 or length < 1:
             raise UserError(f"{'n' if n < 1 else 'length'} must be at least 1, got {min(n, length)}")
         if not 0 < temperature < math.inf:

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import UserError
+from zoo.errors import UserError, refuse_labels
 from zoo.flows.builders import realnvp
 from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
-from zoo.heads import mean, sample
+from zoo.heads import mean, sample, to_level, to_value
 from zoo.random import normal, per_row
 from zoo.vae.networks import image_of_vector, perceptron, vector_of_image
 
@@ -101,7 +101,7 @@ class VAE(nn.Module):
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Two images whose grey levels are all equally likely."""
-        return {"x": self._image(torch.randint(self.levels, (2, *self.shape), generator=generator))}
+        return {"x": to_value(torch.randint(self.levels, (2, *self.shape), generator=generator), self.levels)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Parameters of p(x_d | z) at the mean of q(z | x): (B, C, H, W) -> (B, C, H, W, P), logits if categorical."""
@@ -154,7 +154,7 @@ class VAE(nn.Module):
         Raises:
             UserError: if the images are not on the grid, labels are given, or K is not positive.
         """
-        self._refuse(labels)
+        refuse_labels(labels)
         if draws < 1:
             raise UserError(f"draws must be at least 1, got {draws!r}")
         check_on_grid(x, self.levels)
@@ -190,7 +190,7 @@ class VAE(nn.Module):
         Raises:
             UserError: if an argument is out of range.
         """
-        self._refuse(labels)
+        refuse_labels(labels)
         if n < 1:
             raise UserError(f"n must be at least 1, got {n!r}")
         if not 0 < temperature < math.inf:
@@ -205,12 +205,12 @@ class VAE(nn.Module):
         if expected:
             return self.mean_image(z)
         uniform = torch.special.ndtr(normal((n, *self.shape), source, weights.device))
-        return self._image(sample(self.head, self.decode(z), uniform))
+        return to_value(sample(self.head, self.decode(z), uniform), self.levels)
 
     @torch.inference_mode()
     def mean_image(self, z: Tensor) -> Tensor:
         """The means of p(x | z), (B, Z) -> (B, C, H, W)."""
-        return self._image(mean(self.head, self.decode(z)))
+        return to_value(mean(self.head, self.decode(z)), self.levels)
 
     def _log_ratio(self, z: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:
         """log p(z) - log q(z | x) of z = mu + sigma noise, (B,)."""
@@ -219,15 +219,8 @@ class VAE(nn.Module):
 
     def _log_prob(self, x: Tensor, z: Tensor) -> Tensor:
         """log p(x | z), (B,): a sum over the entries of x."""
-        index = ((x + 1) * ((self.levels - 1) / 2)).round().long()
+        index = to_level(x, self.levels)
         return self.head.log_prob(self.decode(z), index).flatten(1).sum(1)
-
-    def _image(self, index: Tensor) -> Tensor:
-        return index * (2 / (self.levels - 1)) - 1
-
-    def _refuse(self, labels: Tensor | None) -> None:
-        if labels is not None:
-            raise UserError("labels must not be given: this model knows no classes")
 
 
 def _full(x: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.autoregressive.model import Autoregressive
-from zoo.errors import UserError
+from zoo.errors import UserError, refuse_labels
 from zoo.flows.dequantise import check_on_grid
 from zoo.heads import head as make_head
-from zoo.heads import mean, sample
+from zoo.heads import mean, sample, to_level, to_value
 from zoo.random import normal, per_row
 from zoo.vae.codebook import Codebook, Lattice
 from zoo.vae.networks import coarse_grid, convolutional_decoder, convolutional_encoder
@@ -118,7 +118,7 @@ class VQVAE(nn.Module):
 
     def example(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Two images whose grey levels are all equally likely, with the labels of a conditional prior."""
-        x = self._values(torch.randint(self.levels, (2, *self.shape), generator=generator))
+        x = to_value(torch.randint(self.levels, (2, *self.shape), generator=generator), self.levels)
         columns = [torch.randint(count, (2,), generator=generator) for count in self.labels]
         return {"x": x} | ({"labels": torch.stack(columns, 1)} if columns else {})
 
@@ -142,7 +142,7 @@ class VQVAE(nn.Module):
         index = self.codebook.nearest(z)
         codes = self.codebook(index)
         parameters = self.decode(z + (codes - z).detach())
-        level = ((x + 1) * ((self.levels - 1) / 2)).round().long()
+        level = to_level(x, self.levels)
         given = self.head.log_prob(parameters, level).flatten(1).sum(1)
         return Quantised(given, (z - codes).square().flatten(1).sum(1), z, index)
 
@@ -150,8 +150,7 @@ class VQVAE(nn.Module):
         """log P(k) of codes (B, h, w), (B,) nats."""
         if self.prior is not None:
             return self.prior.log_prob(_as_image(index, self.num_codes), labels)
-        if labels is not None:
-            raise UserError("labels must not be given: this model knows no classes")
+        refuse_labels(labels)
         return torch.full_like(index[:, 0, 0], -math.log(self.num_codes) * index[0].numel(), dtype=torch.float32)
 
     @torch.no_grad()
@@ -201,17 +200,16 @@ class VQVAE(nn.Module):
         source, device = per_row(generator), self.background.device
         parameters = self.decode(self.codebook(self._codes(n, labels, generator, temperature)))
         if expected:
-            return self._values(mean(self.head, parameters))
+            return to_value(mean(self.head, parameters), self.levels)
         uniform = torch.special.ndtr(normal((n, *self.shape), source, device))
-        return self._values(sample(self.head, parameters, uniform)).to(parameters)
+        return to_value(sample(self.head, parameters, uniform), self.levels).to(parameters)
 
     def _codes(self, n: int, labels: Tensor | None, generator: torch.Generator | None, temperature: float) -> Tensor:
         """Codes (n, h, w) from the prior."""
         if self.prior is not None:
             drawn = self.prior.sample(n, labels=labels, generator=generator, temperature=temperature)
-            return ((drawn[:, 0] + 1) * ((self.num_codes - 1) / 2)).round().long()
-        if labels is not None:
-            raise UserError("labels must not be given: this model knows no classes")
+            return to_level(drawn[:, 0], self.num_codes)
+        refuse_labels(labels)
         uniform = torch.special.ndtr(normal((n, *self.grid), per_row(generator), self.background.device))
         return (uniform * self.num_codes).long().clamp(max=self.num_codes - 1)
 
@@ -219,13 +217,10 @@ class VQVAE(nn.Module):
         """Vectors z (B, h, w, width)."""
         return _full(self.encoder(x)).movedim(1, -1)
 
-    def _values(self, index: Tensor) -> Tensor:
-        return index * (2 / (self.levels - 1)) - 1
-
 
 def _as_image(index: Tensor, codes: int) -> Tensor:
     """Codes (B, h, w) as the grey levels of an image, which is what the prior is a model of: (B, 1, h, w)."""
-    return (index * (2 / (codes - 1)) - 1)[:, None]
+    return to_value(index, codes)[:, None]
 
 
 def _full(x: Tensor) -> Tensor:
