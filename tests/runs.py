@@ -124,22 +124,25 @@ def run_in_ranks(
         For each rank what its training steps saw: "images" (or points), "noise", "labels" of a denoiser, the noised
         "images" and "times" of a classifier; and the raw "weights" after the last.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = [
-        PROCESSES.Process(target=_run_as_rank, args=(rank, folder, commands, port, statuses, signal_after), daemon=True)
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    assert [process.exitcode for process in ranks] == [0, 0], [log.read_text() for log in sorted(folder.glob("*.log"))]
+    codes = two(_run_as_rank, folder, commands, statuses, signal_after)
+    assert codes == [0, 0], [log.read_text() for log in sorted(folder.glob("*.log"))]
     return [read(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
-def _run_as_rank(rank, folder, commands, port, statuses, signal_after):
+def two(target, *given) -> list[int | None]:
+    """The exit codes of two processes that call target(number, port, *given), with a free port to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [PROCESSES.Process(target=target, args=(n, port, *given), daemon=True) for n in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    return [process.exitcode for process in processes]
+
+
+def _run_as_rank(rank, port, folder, commands, statuses, signal_after):
     sys.stderr = (folder / f"rank-{rank}.log").open("w", buffering=1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import socket
 import sys
 
 import torch
@@ -42,16 +41,9 @@ def node(number, port, place):
 
 
 def test_two_nodes_learn_one_policy(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [runs.PROCESSES.Process(target=node, args=(n, port, tmp_path), daemon=True) for n in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
+    codes = runs.two(node, tmp_path)
     logs = [log.read_text() for log in sorted(tmp_path.glob("*.log"))]
-    assert [process.exitcode for process in processes] == [0, 0], logs
+    assert codes == [0, 0], logs
     one, two = (runs.read(tmp_path / f"{number}.pt") for number in range(2))
     assert runs.differences(one["weights"], two["weights"]) == []
     assert 300 <= one["weights"]["env_steps"] < 364, "transitions of both nodes"

@@ -1,7 +1,6 @@
 """Two processes learn one team."""
 
 import os
-import socket
 
 import lightning as L
 import pytest
@@ -40,15 +39,7 @@ def learn(rank, port, place):
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
     place = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [runs.PROCESSES.Process(target=learn, args=(rank, port, place), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert runs.two(learn, place) == [0, 0]
     return place
 
 
