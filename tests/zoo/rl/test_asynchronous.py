@@ -56,15 +56,15 @@ def shared_with(policy, rate, target=None):
     return Shared(vector, target, state, threading.Lock()), {"learning_rate": rate, "exploration": None}
 
 
-def test_a_worker_steps_the_shared_vector_along_the_sum_of_the_segment():
+@pytest.mark.parametrize("max_norm", [None, 0.5])  # a gradient that is shortened hides a factor
+def test_a_worker_steps_the_shared_vector_along_the_sum_of_the_segment(max_norm):
     torch.manual_seed(0)
     policy = ActorCritic((2,), (K,), hidden=(5,))
     rollout, how = rollout_of(policy), Estimator(gamma=GAMMA, gae_lambda=0.8)
     weights = {"value_weight": 0.7, "entropy_weight": 0.03}
     shared, settings = shared_with(policy, 1e-2)
-    worker = Worker(
-        copy.deepcopy(policy), partial(actor_critic_loss, how=how, **weights), shared, "rmsprop-inside", 1e-3, 0.5
-    )
+    loss = partial(actor_critic_loss, how=how, **weights)
+    worker = Worker(copy.deepcopy(policy), loss, shared, "rmsprop-inside", 1e-3, max_norm)
     worker.begin(**settings)
     worker.refresh()
     worker.learn(rollout)
@@ -73,7 +73,7 @@ def test_a_worker_steps_the_shared_vector_along_the_sum_of_the_segment():
     rows = gradient_rows(policy, rollout, torch.ones(()), how, False).pack()
     gradient, _ = flat.gradient(partial(policy_gradient_loss, policy=policy, **weights), rows)
     optimizer = FlatRMSprop(flat.vector, 1e-2, 1e-3, inside=True)
-    optimizer.update(gradient * rollout.valid.sum(), 0.5)
+    optimizer.update(gradient * rollout.valid.sum(), max_norm)
     torch.testing.assert_close(shared.parameters, flat.vector.detach())
     torch.testing.assert_close(shared.state["square_avg"], optimizer.state[flat.vector]["square_avg"])
     before = shared.parameters.clone()
