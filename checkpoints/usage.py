@@ -139,7 +139,7 @@ def _shape(described: Description) -> list[Any]:
 
 
 def _asked(described: Description, columns: list[int]) -> str:
-    """An example of what can be asked for: the first name of each label column, or a number."""
+    """Example labels: the first name of each label column, or a number."""
     names = described.data.get("label_names")
     if names and all(re.fullmatch(r"[\w-]+", str(column[0])) for column in names):  # a word of the command line
         return ",".join(plain(column[0]) for column in names)

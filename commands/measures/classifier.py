@@ -29,7 +29,7 @@ def accuracy(model: Any, described: Description, *, full: bool, say: Say) -> Met
 
 
 def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """Accuracy on noised test images, and how often a shipped model that it guides draws what was asked for."""
+    """Accuracy on noised test images, and how often samples that it guides are classified as the requested label."""
     data = data_for(model, described)
     images, labels = data.images("test"), data.labels("test")
     kind = described.data["class"]
@@ -50,7 +50,7 @@ def guiding(model: Any, described: Description, *, full: bool, say: Say) -> Metr
 
 
 def _guided(model: Any, kind: str, labels: Tensor, *, full: bool, say: Say) -> Metrics:
-    """The share of samples of the shipped model of such data, guided by this classifier, with the label asked for."""
+    """The share of the guided samples of a shipped model that its judge classifies as the requested label."""
     denoiser, name = GUIDED[kind], JUDGES[kind]
     guided: Any = checkpoints.load(denoiser, device_of(model))
     judge: Any = checkpoints.load(name)
@@ -65,6 +65,6 @@ def _guided(model: Any, kind: str, labels: Tensor, *, full: bool, say: Say) -> M
         metrics[f"asked_label_scale{scale:g}"] = Measurement.of(
             read,
             f"share of the samples of {denoiser}, guided with scale {scale:g}{how}, that "
-            f"{name} assigns to the label that was asked for; {draws} draws of the test images' labels",
+            f"{name} classifies as the requested label; {draws} draws of the test images' labels",
         )
     return metrics

@@ -35,7 +35,7 @@ Sets = dict[str, tuple[dict[str, Any], int]]  # name of a set of samples -> opti
 
 
 def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Metrics:
-    """At each scale of guidance, how often a sample shows the label asked for, FID, recall and sharpness.
+    """At each scale of guidance, how often a sample shows the requested label, FID, recall and sharpness.
 
     At scale 1, where labels count as learned, everything that `measure_samples` finds, of more draws.
     """
@@ -56,7 +56,7 @@ def guidance(model: Any, described: Description, *, full: bool, say: Say) -> Met
         how = f"{count} samples of the test images' labels, guidance scale {scale:g}{in_words(model, few)}"
         read = Measurement.of(
             [right for scores in found for right in scores.read],
-            f"share of samples that {judge.name} assigns to the label asked for; {how}; {draws} draws",
+            f"share of samples that {judge.name} classifies as the requested label; {how}; {draws} draws",
         )
         quality = {f"asked_label{at}": read} | _quality(judge, found, at, how)
         for kind, metrics in kinds.items():

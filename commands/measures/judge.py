@@ -36,7 +36,7 @@ class Scores(NamedTuple):
     nearest: float
     precision: float
     recall: float
-    read: list[float]  # 1 for each sample that is classified as the label asked for, else 0; empty if none was
+    read: list[float]  # 1 for each sample that is classified as the requested label, else 0; empty if none was
 
 
 class Judge:
